@@ -1,0 +1,95 @@
+"""Every deliberate error of the appliance.
+
+The docstring of a class is what it means and whether a retry helps. A message carries ids and
+codes only: file names, query words and metadata values never reach a log through an exception.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a file was rejected or an image sent to review: one code per file, fit for a report."""
+
+    # rejected: the file is not, or cannot become, a searchable image
+    EMPTY_FILE = "empty_file"
+    NOT_AN_IMAGE = "not_an_image"
+    FILE_TOO_LARGE = "file_too_large"
+    UNREADABLE_FILE = "unreadable_file"
+    UNSAFE_NAME = "unsafe_name"
+    NAME_TOO_LONG = "name_too_long"
+    ARCHIVE_TOO_LARGE = "archive_too_large"
+    ARCHIVE_DAMAGED = "archive_damaged"
+    TRUNCATED = "truncated"
+    TOO_SMALL = "too_small"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    NO_PIXELS = "no_pixels"
+    DECODE_FAILED = "decode_failed"
+    DECODE_MEMORY = "decode_memory"
+    DECODE_TIMEOUT = "decode_timeout"
+    REJECTED_BY_REVIEWER = "rejected_by_reviewer"
+    # review: a person must look before anything else happens
+    FACE_STILL_FOUND = "face_still_found"
+    DETECTOR_FAILED = "detector_failed"
+    MAY_CARRY_BURNED_IN_TEXT = "may_carry_burned_in_text"
+    # quarantined: the machinery failed three times on this file
+    THREE_STRIKES = "three_strikes"
+
+
+class CloisterError(Exception):
+    """Base of every deliberate error."""
+
+
+class Rejected(CloisterError):
+    """This file cannot become a searchable image. Permanent: a retry gives the same answer."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class NeedsReview(CloisterError):
+    """De-identification could not be shown to have worked. Permanent until a person looked."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class AccessDenied(CloisterError):
+    """The actor may not do this, or the thing does not exist: the two are not told apart."""
+
+
+class NotDeidentified(CloisterError):
+    """Something un-redacted was about to be encoded, indexed or shown. Permanent."""
+
+
+class LeaseLost(CloisterError):
+    """Another worker took this work over; what was done here is rolled back. Do not retry."""
+
+
+class DeviceBusy(CloisterError):
+    """The batch does not fit the device now. Transient: a smaller batch or a retry may fit."""
+
+
+class EncoderUnavailable(CloisterError):
+    """No worker answered with an embedding in time. Transient."""
+
+
+class AuditUnavailable(CloisterError):
+    """The event could not be recorded, so no answer may be given. Transient."""
+
+
+class StorageCorrupt(CloisterError):
+    """A stored object is missing, was altered, or was sealed with another key. Permanent."""
+
+
+class ModelRefused(CloisterError):
+    """A model's files are missing, altered or of a refused format. Permanent."""
+
+
+class UnknownName(CloisterError):
+    """A collection, user, purpose or encoder named by the operator does not exist."""
+
+
+class ServicesUnavailable(CloisterError):
+    """The database or broker cannot be started or reached. Transient once the cause is gone."""
