@@ -8,7 +8,7 @@ import errno
 import mmap
 import os
 
-import numpy as np
+from numpy.ctypeslib import as_array
 
 from workers.decode.picture import Pixels
 
@@ -35,4 +35,4 @@ def map_shared(fd: int, size: int) -> Pixels:
         if ctypes.get_errno() == errno.ENOMEM:
             raise MemoryError
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+    return as_array((ctypes.c_uint8 * size).from_address(address))
