@@ -1,0 +1,218 @@
+"""Who starts what on one machine, in which order, and who stops it."""
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from appliance import env
+from appliance.embedded import postgres, process, valkey
+from appliance.settings import BASE_DIR
+from retrieval.errors import ServicesUnavailable
+
+log = logging.getLogger("cloister.supervisor")
+
+STOP_TIMEOUT_S = 20.0
+RESTARTS_BEFORE_GIVING_UP = 5
+RESTART_WINDOW_S = 60.0
+
+
+class AlreadyRunning(ServicesUnavailable):
+    """Another process supervises this data folder; use it, or stop it first."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"this data folder is in use by process {pid}")
+        self.pid = pid
+
+
+@dataclass(frozen=True)
+class Program:
+    """One process of the appliance beside the servers."""
+
+    name: str
+    command: tuple[str, ...]
+    database_role: str = "worker"
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def _worker(name: str, queues: str) -> Program:
+    # One task at a time and no prefetch: what a killed worker held comes back as a row, and a
+    # slow picture never holds up the ones behind it.
+    arguments = (
+        f"-A workers.app worker -Q {queues} -P solo -n {name}@%h -l WARNING "
+        "--prefetch-multiplier 1 --without-gossip --without-mingle --without-heartbeat"
+    ).split()
+    return Program(name, (sys.executable, "-m", "celery", *arguments))
+
+
+WORKERS = (
+    _worker("query", "query"),
+    _worker("deidentify-1", "deidentify"),
+    _worker("deidentify-2", "deidentify"),
+    _worker("encode", "encode"),
+    Program("reconcile", (sys.executable, "manage.py", "reconcile")),
+)
+
+
+def web(port: int) -> Program:
+    options = f"--bind 127.0.0.1:{port} --workers 2 --threads 4 --worker-class gthread"
+    return Program(
+        "web",
+        (sys.executable, "-m", "gunicorn", "appliance.wsgi", *options.split()),
+        database_role="web",
+    )
+
+
+@contextmanager
+def running(var: Path, *, programs: tuple[Program, ...] = ()) -> Iterator["Appliance"]:
+    """Hold the data folder, with its servers up and migrated and `programs` beside them.
+
+    Servers named by DATABASE_URL or BROKER_URL are used as they are. Raises AlreadyRunning
+    where another process holds the folder, ServicesUnavailable where something does not start;
+    whatever did start is stopped again.
+    """
+    var.mkdir(parents=True, exist_ok=True)
+    with _hold(var), ExitStack() as stack:
+        appliance = Appliance(var)
+        stack.callback(appliance.stop)
+        if env.uses_embedded_database():
+            appliance.servers.append(postgres.start(var))
+            postgres.make_database(var)
+            prepare_database()
+        if env.uses_embedded_broker():
+            appliance.servers.append(valkey.start(var))
+        for program in programs:
+            appliance.start(program)
+        yield appliance
+
+
+@contextmanager
+def attached(var: Path, *, programs: tuple[Program, ...] = ()) -> Iterator[None]:
+    """The services of `var` for the length of a command: the running ones, or our own."""
+    if not (env.uses_embedded_database() or env.uses_embedded_broker()):
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(running(var, programs=programs))
+        except AlreadyRunning:
+            _wait_for_database()
+        yield
+
+
+@contextmanager
+def _hold(var: Path) -> Iterator[None]:
+    """Lock the folder for this process; the kernel lets go when we die, however we die."""
+    with (var / "supervisor.lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(_holder(var)) from None
+        lock.truncate(0)
+        lock.write(json.dumps({"pid": os.getpid()}))
+        lock.flush()
+        yield
+
+
+def _holder(var: Path) -> int:
+    try:
+        return int(json.loads((var / "supervisor.lock").read_text(encoding="utf-8"))["pid"])
+    except (ValueError, KeyError):
+        return 0  # it holds the lock and has not yet written its number
+
+
+def prepare_database() -> None:
+    """Migrate as the owner, in a process of its own: this one never has the owner's rights."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", "prepare_database"],
+        cwd=BASE_DIR,
+        env={**os.environ, "CLOISTER_DATABASE_ROLE": "owner"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ServicesUnavailable(f"the database could not be prepared: {last_line}")
+
+
+def _wait_for_database(timeout_s: float = 60.0) -> None:
+    """Somebody else is starting the services: wait until their last step, the broker, is done."""
+    address = env.socket_folder(env.data_folder()) / "valkey.sock"
+    deadline = time.monotonic() + timeout_s
+    while env.uses_embedded_broker() and not valkey.answers(address):
+        if time.monotonic() > deadline:
+            raise ServicesUnavailable("the running appliance does not answer")
+        time.sleep(0.2)
+
+
+class Appliance:
+    """The started processes of one data folder."""
+
+    def __init__(self, var: Path) -> None:
+        self.var = var
+        self.servers: list[process.Child] = []
+        self._programs: dict[str, tuple[Program, process.Child]] = {}
+        self._restarts: list[float] = []
+        self._stop_asked = False
+
+    def start(self, program: Program) -> None:
+        child = process.start(
+            program.name,
+            program.command,
+            log=self.var / "log" / f"{program.name}.log",
+            env={
+                "CLOISTER_DATABASE_ROLE": program.database_role,
+                "PYTHONPATH": str(BASE_DIR),
+                "DJANGO_SETTINGS_MODULE": "appliance.settings",
+                **program.env,
+            },
+            cwd=BASE_DIR,
+        )
+        self._programs[program.name] = (program, child)
+
+    def watch(self) -> None:
+        """Restart what ends by itself, until a stop signal. Raises ServicesUnavailable where
+        a server ends, or where programs keep ending faster than they can be of use."""
+        self._stop_on_signals()
+        while not self._stop_asked:
+            for server in self.servers:
+                if not server.is_alive():
+                    raise ServicesUnavailable(f"{server.name} ended; see {server.log}")
+            for program, child in list(self._programs.values()):
+                if not child.is_alive():
+                    self._restart(program, child)
+            time.sleep(0.25)
+
+    def _restart(self, program: Program, child: process.Child) -> None:
+        now = time.monotonic()
+        self._restarts = [t for t in self._restarts if now - t < RESTART_WINDOW_S] + [now]
+        if len(self._restarts) > RESTARTS_BEFORE_GIVING_UP:
+            raise ServicesUnavailable(f"{program.name} keeps ending; see {child.log}")
+        log.warning("%s ended with status %s: restarted", program.name, child.process.returncode)
+        self.start(program)
+
+    def _stop_on_signals(self) -> None:
+        def ask(_signal: int, _frame: FrameType | None) -> None:
+            self._stop_asked = True
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, ask)
+
+    def stop(self) -> None:
+        """Programs first, all asked at once; then the servers they talked to, last one first."""
+        children = [child for _, child in self._programs.values()]
+        for child in children:
+            if child.is_alive():
+                child.process.send_signal(child.stop_signal)
+        for child in children + self.servers[::-1]:
+            child.stop(STOP_TIMEOUT_S)

@@ -1,0 +1,132 @@
+"""What the environment decides, read once and checked: where data lies and whom to talk to."""
+
+import hashlib
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+# sun_path holds 108 bytes with its NUL; PostgreSQL adds "/.s.PGSQL.5432".
+LONGEST_SOCKET_FOLDER = 90
+
+DATABASE_ROLES = ("web", "worker", "owner")
+
+
+def data_folder() -> Path:
+    return Path(os.environ.get("CLOISTER_VAR", "var")).resolve()
+
+
+def read_secret(name: str) -> str | None:
+    """The value of NAME, or the content of the file that NAME_FILE points to (a mounted secret)."""
+    if path := os.environ.get(f"{name}_FILE"):
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ImproperlyConfigured(f"{name}_FILE cannot be read") from error
+    return os.environ.get(name)
+
+
+def private_folder(path: Path) -> Path:
+    """`path`, made if need be, with no right for anybody else."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def own_secret(path: Path) -> str:
+    """A secret of this appliance, made at first use and kept in a file only its owner reads."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        private_folder(path.parent)
+        return _make_secret(path)
+
+
+def _make_secret(path: Path) -> str:
+    """Two processes may get here at once: both end up with the first one's secret."""
+    draft = path.with_suffix(f".{os.getpid()}")
+    draft.touch(mode=0o600, exist_ok=False)
+    draft.write_text(secrets.token_urlsafe(48), encoding="utf-8")
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    return path.read_text(encoding="utf-8").strip()
+
+
+def socket_folder(var: Path) -> Path:
+    """Where the embedded servers' sockets lie: in the data folder, if their path is not too long."""
+    folder = var / "run"
+    if len(os.fsencode(folder)) <= LONGEST_SOCKET_FOLDER:
+        return folder
+    digest = hashlib.sha256(os.fsencode(var)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"cloister-{os.getuid()}-{digest}"
+
+
+def database_role() -> str:
+    """Which of the three database roles this process is: `web` unless told otherwise."""
+    role = os.environ.get("CLOISTER_DATABASE_ROLE", "web")
+    if role not in DATABASE_ROLES:
+        raise ImproperlyConfigured(f"CLOISTER_DATABASE_ROLE must be one of {DATABASE_ROLES}")
+    return role
+
+
+def uses_embedded_database() -> bool:
+    return read_secret("DATABASE_URL") is None
+
+
+def uses_embedded_broker() -> bool:
+    return read_secret("BROKER_URL") is None
+
+
+def database() -> dict[str, Any]:
+    """Django's settings for the one database, as the role of this process."""
+    connection: dict[str, Any] = {
+        "ENGINE": "django.db.backends.postgresql",
+        "CONN_HEALTH_CHECKS": True,
+        # Server-side cursors would outlive the transaction that carries the access context.
+        "DISABLE_SERVER_SIDE_CURSORS": True,
+    }
+    if url := read_secret("DATABASE_URL"):
+        return connection | parse_database_url(url)
+    var = data_folder()
+    return connection | {
+        "NAME": "cloister",
+        "USER": f"cloister_{database_role()}",
+        "HOST": str(socket_folder(var)),
+        "PORT": "5432",
+        "OPTIONS": {"passfile": str(var / "secrets" / "pgpass"), "connect_timeout": 5},
+    }
+
+
+def parse_database_url(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    if parts.scheme not in {"postgres", "postgresql"} or not parts.path.strip("/"):
+        raise ImproperlyConfigured("DATABASE_URL must be postgresql://user:password@host/name")
+    options = dict(parse_qsl(parts.query))
+    return {
+        "NAME": unquote(parts.path.strip("/")),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": options.pop("host", parts.hostname or ""),
+        "PORT": str(parts.port or ""),
+        "OPTIONS": {"connect_timeout": 5, **options},
+    }
+
+
+def broker_url() -> str:
+    if url := read_secret("BROKER_URL"):
+        return url
+    return f"redis+socket://{socket_folder(data_folder())}/valkey.sock"
+
+
+def key_file() -> Path:
+    """The key-encryption key's file. Everything stored is unreadable without it."""
+    if path := os.environ.get("CLOISTER_KEY_FILE"):
+        return Path(path)
+    return data_folder() / "secrets" / "key-encryption.key"

@@ -1,0 +1,28 @@
+import logging
+import time
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from django.db import DatabaseError, close_old_connections
+
+from retrieval import outbox
+from retrieval.errors import ServicesUnavailable
+
+log = logging.getLogger("cloister.reconcile")
+
+
+class Command(BaseCommand):
+    help = "Re-send nudges that were lost, for ever: a wiped broker and a killed worker lose no work."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS")
+
+    def handle(self, *, every: float, **_options: Any) -> None:
+        while True:
+            try:
+                if sent := outbox.reconcile():
+                    log.info("%s pieces of work nudged again", sent)
+            except (DatabaseError, ServicesUnavailable) as error:
+                log.warning("the services do not answer: %s", type(error).__name__)
+            close_old_connections()
+            time.sleep(every)

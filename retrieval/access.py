@@ -1,0 +1,117 @@
+"""Who may do what in which collection, for which purpose. The first of two locks.
+
+The second is row-level security (migration 0002): it decides anew, in the database, from the
+actor and purpose that `acting_as` sets for one transaction. No context, no rows.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from django.db import connection, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from retrieval.errors import AccessDenied, ServicesUnavailable
+from retrieval.models import Collection, Grant, Image, Purpose, User
+from retrieval.models.grant import Capability, roles_with
+
+
+@contextmanager
+def acting_as(actor: User, purpose: Purpose) -> Iterator[None]:
+    """A transaction in which the database shows what `actor` may see for `purpose`.
+
+    Durable: inside another transaction the context would outlive this block.
+    """
+    with transaction.atomic(durable=True):
+        _set_context("actor", str(actor.pk))
+        _set_context("purpose", purpose)
+        yield
+
+
+@contextmanager
+def processing(collection_id: int) -> Iterator[None]:
+    """A worker's transaction: rows of one collection, whoever asked for the work."""
+    with transaction.atomic(durable=True):
+        _set_context("collection", str(collection_id))
+        yield
+
+
+def _set_context(name: str, value: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config(%s, %s, true)", [f"cloister.{name}", value])
+
+
+def collections_where(actor: User, purpose: Purpose, capability: Capability) -> list[Collection]:
+    """The collections in which `actor` has `capability` for `purpose` now, by name."""
+    if not actor.is_active:
+        return []
+    now = timezone.now()
+    grants = Grant.objects.filter(
+        Q(user=actor) | Q(group__in=actor.groups.all()),
+        Q(valid_until__isnull=True) | Q(valid_until__gt=now),
+        valid_from__lte=now,
+        role__in=roles_with(capability),
+        purposes__contains=[purpose],
+    )
+    return list(
+        Collection.objects.filter(
+            pk__in=grants.values("collection"), purposes__contains=[purpose]
+        ).order_by("name")
+    )
+
+
+def require(actor: User, purpose: Purpose, capability: Capability, collection_id: int) -> None:
+    """Raise AccessDenied unless `actor` has `capability` there."""
+    if collection_id not in {c.pk for c in collections_where(actor, purpose, capability)}:
+        raise AccessDenied(f"user {actor.pk} has no {capability} in that collection")
+
+
+def find_image(
+    image_id: UUID, *, actor: User, purpose: Purpose, capability: Capability = Capability.VIEW
+) -> Image:
+    """The image, inside `acting_as`. Foreign and missing ones raise the same AccessDenied."""
+    permitted = collections_where(actor, purpose, capability)
+    image = (
+        Image.objects.filter(pk=image_id, collection__in=[c.pk for c in permitted])
+        .select_related("collection")
+        .first()
+    )
+    if image is None:
+        raise AccessDenied(f"user {actor.pk} has no such image")
+    return image
+
+
+def require_bound_role() -> None:
+    """Raise ServicesUnavailable where the database would not hold this process to its policies.
+
+    A superuser, a role with BYPASSRLS, and an owner of the tables (or a member of its role)
+    could all read past row-level security or take it off.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT r.rolsuper OR r.rolbypassrls OR pg_has_role(r.oid, c.relowner, 'MEMBER')
+            FROM pg_roles r, pg_class c
+            WHERE r.rolname = current_user AND c.oid = 'retrieval_image'::regclass
+            """
+        )
+        (unbound,) = cursor.fetchone()
+        cursor.execute(
+            "SELECT count(*) FROM pg_class WHERE relname = ANY(%s)"
+            " AND NOT (relrowsecurity AND relforcerowsecurity)",
+            [PROTECTED_TABLES],
+        )
+        (unprotected,) = cursor.fetchone()
+    if unbound or unprotected:
+        raise ServicesUnavailable("this database role is not bound by row-level security")
+
+
+PROTECTED_TABLES = [
+    "retrieval_image",
+    "retrieval_subject",
+    "retrieval_importbatch",
+    "retrieval_work",
+    "retrieval_embedding",
+    "retrieval_auditevent",
+]

@@ -1,0 +1,59 @@
+import json
+from collections.abc import Sequence
+from uuid import UUID
+
+from django.db import DatabaseError, InterfaceError, connection, transaction
+
+from retrieval import keys
+from retrieval.errors import AuditUnavailable
+from retrieval.models import Kind, User
+
+WRITE_TIMEOUT_S = 4
+
+type_of_detail = str | int | float | bool | None | UUID | Sequence[UUID] | Sequence[str]
+
+
+def record(
+    kind: Kind, *, actor: User | None, purpose: str = "", **details: type_of_detail
+) -> int:
+    """Commit one entry and return its number. Whoever gives an answer calls this before.
+
+    `details` are ids, counts, codes and keyed hashes: no words, names or pixels. Raises
+    AuditUnavailable where the entry cannot be committed within WRITE_TIMEOUT_S: then there is no
+    answer to give. Inside another transaction it raises RuntimeError, because a roll-back there
+    would forget the look.
+    """
+    try:
+        with transaction.atomic(durable=True):
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL statement_timeout = '{WRITE_TIMEOUT_S}s'")
+            return _append(kind, actor, purpose, details)
+    except (DatabaseError, InterfaceError) as error:
+        raise AuditUnavailable(f"event {kind} could not be recorded") from error
+
+
+def record_in_transaction(
+    kind: Kind, *, actor: User | None, purpose: str = "", **details: type_of_detail
+) -> int:
+    """One entry that stands or falls with the change it tells of. Not for looks: use `record`."""
+    if not connection.in_atomic_block:
+        raise RuntimeError("a change and its audit entry belong in one transaction")
+    return _append(kind, actor, purpose, details)
+
+
+def _append(
+    kind: Kind, actor: User | None, purpose: str, details: dict[str, type_of_detail]
+) -> int:
+    canonical = json.dumps(details, sort_keys=True, separators=(",", ":"), default=str)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT cloister_audit_append(%s, %s, %s, %s)",
+            [kind, None if actor is None else actor.pk, purpose, canonical],
+        )
+        (number,) = cursor.fetchone()
+    return int(number)
+
+
+def fingerprint(text: str) -> str:
+    """A keyed hash by which the log tells equal words without telling them."""
+    return keys.keyed_hash(text, use="audit fingerprints")

@@ -1,0 +1,105 @@
+"""Envelope encryption: one key file wraps a data key per image; everything else is derived.
+
+AES-256-GCM (NIST SP 800-38D) throughout; derived keys by HKDF-SHA256 (RFC 5869). Losing the key
+file loses every stored picture and name, so `create_key_file` never replaces one.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+import secrets
+from functools import lru_cache
+from pathlib import Path
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from django.conf import settings
+
+from retrieval.errors import StorageCorrupt
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+
+
+def create_key_file(path: Path) -> bool:
+    """Make the key-encryption key, readable by its owner only. False: there is one already."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_suffix(f".{os.getpid()}")
+    draft.touch(mode=0o600, exist_ok=False)
+    try:
+        draft.write_bytes(base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    return True
+
+
+@lru_cache(maxsize=1)
+def _read_key_file(path: Path) -> bytes:
+    try:
+        key = base64.b64decode(path.read_bytes().strip(), validate=True)
+    except (OSError, ValueError) as error:
+        raise StorageCorrupt("the key file cannot be read") from error
+    if len(key) != KEY_BYTES:
+        raise StorageCorrupt("the key file does not hold a 256-bit key")
+    return key
+
+
+def _derived(use: str) -> bytes:
+    """The key for one use, so that no two uses ever share one."""
+    kdf = HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"cloister " + use.encode())
+    return kdf.derive(_read_key_file(Path(settings.CLOISTER_KEY_FILE)))
+
+
+def new_data_key(image_id: UUID) -> tuple[bytes, bytes]:
+    """A fresh data key and its wrapping, which opens for this image only."""
+    key = secrets.token_bytes(KEY_BYTES)
+    return key, seal(key, key=_derived("data keys"), context=image_id.bytes)
+
+
+def unwrap_data_key(wrapped: bytes, image_id: UUID) -> bytes:
+    return unseal(wrapped, key=_derived("data keys"), context=image_id.bytes)
+
+
+def seal(data: bytes, *, key: bytes, context: bytes) -> bytes:
+    """Encrypt `data` under `key`; it opens again only with the same `context`."""
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    return nonce + AESGCM(key).encrypt(nonce, data, context)
+
+
+def unseal(sealed: bytes, *, key: bytes, context: bytes) -> bytes:
+    """The inverse of `seal`. Raises StorageCorrupt for another key, context or content."""
+    sealed = bytes(sealed)  # psycopg hands out memoryviews
+    try:
+        return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context)
+    except (InvalidTag, ValueError) as error:
+        raise StorageCorrupt("a sealed value does not open") from error
+
+
+def seal_message(data: bytes, *, context: bytes) -> bytes:
+    """Seal what passes through the broker: it may hold query words or a query image."""
+    return seal(data, key=_derived("broker messages"), context=context)
+
+
+def unseal_message(sealed: bytes, *, context: bytes) -> bytes:
+    return unseal(sealed, key=_derived("broker messages"), context=context)
+
+
+def content_hash(collection_id: int) -> "hmac.HMAC":
+    """A running HMAC-SHA256 for a file's bytes, to be fed with `update`.
+
+    Keyed, and per collection: the database does not tell whether it holds a file somebody has,
+    nor whether two collections hold the same one.
+    """
+    return hmac.new(_derived(f"content of collection {collection_id}"), digestmod=hashlib.sha256)
+
+
+def keyed_hash(text: str, *, use: str) -> str:
+    """Hex HMAC-SHA256 of `text` for the log: equal texts meet, guesses need the key file."""
+    return hmac.new(_derived(use), text.encode(), hashlib.sha256).hexdigest()

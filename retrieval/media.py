@@ -1,0 +1,37 @@
+"""What a file is, from its first bytes alone. Names and declared types are not asked."""
+
+from typing import Final
+
+HEAD_BYTES: Final = 4096
+
+SIGNATURES: Final[list[tuple[bytes, int, str]]] = [
+    (b"\xff\xd8\xff", 0, "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", 0, "image/png"),
+    (b"GIF87a", 0, "image/gif"),
+    (b"GIF89a", 0, "image/gif"),
+    (b"BM", 0, "image/bmp"),
+    (b"II*\x00", 0, "image/tiff"),
+    (b"MM\x00*", 0, "image/tiff"),
+    (b"WEBP", 8, "image/webp"),
+    (b"DICM", 128, "application/dicom"),
+]
+ZIP: Final = "application/zip"
+
+# DICOM without its preamble begins with a data element of group 0002 or 0008, in either byte
+# order, explicit or implicit (PS3.5 section 7.1).
+BARE_DICOM_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
+
+
+def sniff(head: bytes) -> str | None:
+    """The media type of a file that begins with `head`, or None where it is nothing we read.
+
+    A promise of nothing more than "worth decoding": the sandboxed decoder has the last word.
+    """
+    if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
+        return ZIP
+    for signature, offset, media_type in SIGNATURES:
+        if head.startswith(signature, offset):
+            return media_type
+    if head[:2] in BARE_DICOM_GROUPS and len(head) > 8 and b"\0" in head[2:8]:  # noqa: PLR2004
+        return "application/dicom"
+    return None

@@ -1,0 +1,54 @@
+from django.db import models
+
+
+class Kind(models.TextChoices):
+    """What happened. The log's vocabulary; every look and every refusal is one of these."""
+
+    SEARCH_SERVED = "search.served", "Search served"
+    SEARCH_DENIED = "search.denied", "Search denied"
+    SEARCH_FAILED = "search.failed", "Search failed"
+    IMAGE_VIEWED = "image.viewed", "Image viewed"
+    IMAGE_DENIED = "image.denied", "Image denied"
+    IMAGES_LISTED = "images.listed", "Images listed"
+    IMPORT_STARTED = "import.started", "Import started"
+    IMPORT_DENIED = "import.denied", "Import denied"
+    IMPORT_FINISHED = "import.finished", "Import finished"
+    REVIEW_DECIDED = "review.decided", "Review decided"
+    WORK_RETRIED = "work.retried", "Work retried"
+    GRANT_CHANGED = "grant.changed", "Grant changed"
+    COLLECTION_CHANGED = "collection.changed", "Collection changed"
+    PROFILE_CHANGED = "profile.changed", "Privacy profile changed"
+    ENCODER_CHANGED = "encoder.changed", "Encoder changed"
+    USER_CHANGED = "user.changed", "User changed"
+    SIGNED_IN = "session.signed_in", "Signed in"
+    SIGN_IN_FAILED = "session.sign_in_failed", "Sign-in failed"
+    SIGNED_OUT = "session.signed_out", "Signed out"
+    AUDIT_VERIFIED = "audit.verified", "Log verified"
+    AUDIT_EXPORTED = "audit.exported", "Log exported"
+    AUDIT_READ = "audit.read", "Log read"
+
+
+class AuditEvent(models.Model):
+    """One entry of the hash-chained log. Written only by `retrieval.audit.record`.
+
+    `number` has no gaps; `entry_hash` covers the entry and `previous_hash`
+    (see `retrieval.audit.chain`). Neither role of the appliance may change or delete a row.
+    """
+
+    number = models.BigIntegerField(primary_key=True)
+    occurred_at = models.DateTimeField()
+    kind = models.CharField(max_length=40, choices=Kind.choices)
+    actor = models.ForeignKey(
+        "retrieval.User", null=True, on_delete=models.DO_NOTHING, db_constraint=False
+    )
+    purpose = models.CharField(max_length=12, blank=True)
+    details = models.TextField(help_text="Canonical JSON: ids, counts, codes and keyed hashes.")
+    previous_hash = models.BinaryField()
+    entry_hash = models.BinaryField()
+
+    class Meta:
+        ordering = ["-number"]
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return f"audit event {self.number}"

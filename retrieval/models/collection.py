@@ -1,0 +1,88 @@
+from typing import Any
+
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+
+from retrieval.models.grant import Purpose
+
+
+class Cover(models.TextChoices):
+    SOLID = "solid", "Solid"
+    MOSAIC = "mosaic", "Mosaic (at most 6×6 cells)"
+
+
+class PrivacyProfile(models.Model):
+    """How a collection's pictures are de-identified.
+
+    The bounds are the floor: a profile can be stricter, never weaker. They stand in the database
+    as constraints, so that no form, shell or import gets below them.
+    """
+
+    name = models.CharField(max_length=100, unique=True)
+    cover = models.CharField(max_length=10, choices=Cover.choices, default=Cover.SOLID)
+    mosaic_cells = models.PositiveSmallIntegerField(
+        default=5,
+        validators=[MinValueValidator(1), MaxValueValidator(6)],
+        help_text="Cells per side of a mosaic, whatever the size of the face.",
+    )
+    margin = models.FloatField(
+        default=0.25,
+        validators=[MinValueValidator(0.1), MaxValueValidator(2.0)],
+        help_text="How far a cover reaches beyond the face, as a fraction of its size.",
+    )
+    detection_threshold = models.FloatField(
+        default=0.3,
+        validators=[MinValueValidator(0.05), MaxValueValidator(0.3)],
+        help_text="Score from which a detection counts as a face. Lower covers more.",
+    )
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                name="profile_mosaic_is_coarse",
+                condition=models.Q(mosaic_cells__gte=1, mosaic_cells__lte=6),
+            ),
+            models.CheckConstraint(
+                name="profile_margin_at_least_a_tenth",
+                condition=models.Q(margin__gte=0.1, margin__lte=2.0),
+            ),
+            models.CheckConstraint(
+                name="profile_threshold_at_most_0_3",
+                condition=models.Q(detection_threshold__gte=0.05, detection_threshold__lte=0.3),
+            ),
+            models.CheckConstraint(
+                name="profile_cover_is_irreversible", condition=models.Q(cover__in=Cover.values)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def default_purposes() -> list[str]:
+    return [Purpose.TREATMENT, Purpose.RESEARCH, Purpose.OPERATIONS, Purpose.ADMINISTRATION]
+
+
+class Collection(models.Model):
+    """Pictures under one policy. Its embeddings are one partition, made with the row."""
+
+    name = models.CharField(max_length=100, unique=True)
+    description = models.TextField(blank=True)
+    profile = models.ForeignKey(PrivacyProfile, on_delete=models.PROTECT)
+    purposes = ArrayField(
+        models.CharField(max_length=12, choices=Purpose.choices),
+        default=default_purposes,
+        help_text="Purposes of use that may be granted here (HL7 v3 PurposeOfUse).",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        # The partition, its images and their stored objects go together, through erasure only.
+        raise models.ProtectedError("a collection is erased, not deleted", {self})

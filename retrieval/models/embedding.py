@@ -1,0 +1,50 @@
+from django.db import models
+from pgvector.django import HalfVectorField
+
+
+class EncoderVersion(models.Model):
+    """A model is a row: what it is made of, and whether it answers queries."""
+
+    name = models.CharField(max_length=100, unique=True)
+    digest = models.CharField(max_length=64, help_text="SHA-256 over all weights, hex.")
+    dimensions = models.PositiveIntegerField()
+    licence = models.CharField(max_length=200)
+    source = models.CharField(
+        max_length=500, blank=True, help_text="Folder of the weights; empty: ships with Cloister."
+    )
+    epsilon = models.FloatField(null=True, blank=True)
+    delta = models.FloatField(null=True, blank=True)
+    live = models.BooleanField(default=False)
+    added_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["live"], condition=models.Q(live=True), name="one_live_encoder"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Embedding(models.Model):
+    """One vector per image, encoder and region. LIST-partitioned by collection.
+
+    The table, its partitions, their HNSW indexes and row-level security are made in SQL
+    (migration 0002); `retrieval.index` is its only reader and writer.
+    """
+
+    pk = models.CompositePrimaryKey("collection_id", "image_id", "encoder_id", "region")
+    collection = models.ForeignKey("retrieval.Collection", on_delete=models.DO_NOTHING)
+    image = models.ForeignKey("retrieval.Image", on_delete=models.DO_NOTHING)
+    encoder = models.ForeignKey(EncoderVersion, on_delete=models.DO_NOTHING)
+    region = models.PositiveSmallIntegerField(default=0, help_text="0 is the whole image.")
+    vector = HalfVectorField()
+
+    class Meta:
+        managed = False
+        db_table = "retrieval_embedding"
+
+    def __str__(self) -> str:
+        return f"embedding of image {self.image_id}"

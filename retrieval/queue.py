@@ -1,0 +1,160 @@
+"""The broker, for whoever sends: nudges to do work, and queries to be encoded. Nothing lives here.
+
+What passes through is either an id or sealed. The broker may be wiped at any moment: work is
+rows (outbox.py), and a query that is not answered in time is an error the caller sees.
+"""
+
+import struct
+import uuid
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import redis
+from celery import Celery
+from django.conf import settings
+from kombu.exceptions import OperationalError
+
+from retrieval import keys
+from retrieval.errors import (
+    CloisterError,
+    EncoderUnavailable,
+    NeedsReview,
+    Reason,
+    Rejected,
+    ServicesUnavailable,
+)
+from retrieval.models import Stage
+
+QUERY_TIMEOUT_S: Final = 20.0
+REPLY_LIFETIME_S: Final = 60
+ENCODE_QUERY: Final = "encode_query"
+QUERY_QUEUE: Final = "query"
+
+app = Celery("cloister", broker=settings.CLOISTER_BROKER_URL)
+app.conf.update(
+    task_acks_late=True,
+    task_ignore_result=True,
+    task_reject_on_worker_lost=True,
+    task_serializer="json",
+    accept_content=["json"],
+    worker_prefetch_multiplier=1,
+    worker_hijack_root_logger=False,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5},
+    task_publish_retry=False,
+    task_routes={
+        ENCODE_QUERY: {"queue": QUERY_QUEUE},
+        **{str(stage): {"queue": str(stage)} for stage in Stage},
+    },
+)
+
+
+@dataclass(frozen=True)
+class QueryVectors:
+    """A query in the live encoder's space: unit rows, (dimensions,) float32 each, or None."""
+
+    encoder: str
+    words: np.ndarray | None
+    without: np.ndarray | None
+    image: np.ndarray | None
+
+
+def nudge(stage: str, work_id: int) -> None:
+    """Tell a worker that a piece of work is due. Raises ServicesUnavailable: the row remains."""
+    try:
+        app.send_task(stage, args=[work_id])
+    except (OperationalError, redis.RedisError) as error:
+        raise ServicesUnavailable("the broker takes no nudges") from error
+
+
+def is_idle(stage: str) -> bool:
+    """Whether no nudge waits for `stage`: what is due all the same was lost on the way."""
+    try:
+        return int(_broker().llen(stage)) == 0  # type: ignore[arg-type]  # sync client: an int
+    except redis.RedisError as error:
+        raise ServicesUnavailable("the broker does not answer") from error
+
+
+def encode_query(*, words: str, without: str, image: bytes) -> QueryVectors:
+    """Have a worker encode a query; its image is de-identified there first, like any other.
+
+    Raises EncoderUnavailable (transient) where no answer comes within QUERY_TIMEOUT_S, Rejected
+    or NeedsReview where the query image cannot be read or not be shown to be de-identified.
+    """
+    reply_to = f"reply:{uuid.uuid4().hex}"
+    request = _pack([words.encode(), without.encode(), image])
+    sealed = keys.seal_message(request, context=reply_to.encode())
+    try:
+        broker = _broker()
+        broker.set(f"{reply_to}:query", sealed, ex=REPLY_LIFETIME_S)
+        app.send_task(ENCODE_QUERY, args=[reply_to], expires=QUERY_TIMEOUT_S)
+        answer = broker.blpop([reply_to], timeout=QUERY_TIMEOUT_S)
+    except (OperationalError, redis.RedisError) as error:
+        raise EncoderUnavailable("the broker does not answer") from error
+    if answer is None:
+        raise EncoderUnavailable(f"no worker answered within {QUERY_TIMEOUT_S:.0f} s")
+    return _read_reply(keys.unseal_message(answer[1], context=reply_to.encode()))  # type: ignore[index]
+
+
+def take_query(reply_to: str) -> tuple[str, str, bytes] | None:
+    """For the worker: the words, the unwanted words and the image of a query, once."""
+    sealed = _broker().getdel(f"{reply_to}:query")
+    if sealed is None:
+        return None
+    words, without, image = _unpack(
+        keys.unseal_message(bytes(sealed), context=reply_to.encode())  # type: ignore[arg-type]
+    )
+    return words.decode(), without.decode(), image
+
+
+def reply(reply_to: str, answer: QueryVectors | CloisterError) -> None:
+    """For the worker: hand back the vectors, or the typed reason why there are none."""
+    sealed = keys.seal_message(_write_reply(answer), context=reply_to.encode())
+    pipeline = _broker().pipeline()
+    pipeline.rpush(reply_to, sealed)
+    pipeline.expire(reply_to, REPLY_LIFETIME_S)
+    pipeline.execute()
+
+
+def _write_reply(answer: QueryVectors | CloisterError) -> bytes:
+    if isinstance(answer, (Rejected, NeedsReview)):
+        return _pack([type(answer).__name__.encode(), answer.reason.encode()])
+    if isinstance(answer, CloisterError):
+        return _pack([b"EncoderUnavailable", b""])
+    vectors = (answer.words, answer.without, answer.image)
+    rows = [b"" if v is None else v.astype("<f4").tobytes() for v in vectors]
+    return _pack([b"vectors", answer.encoder.encode(), *rows])
+
+
+def _read_reply(content: bytes) -> QueryVectors:
+    kind, *parts = _unpack(content)
+    if kind == b"Rejected":
+        raise Rejected(Reason(parts[0].decode()))
+    if kind == b"NeedsReview":
+        raise NeedsReview(Reason(parts[0].decode()))
+    if kind != b"vectors":
+        raise EncoderUnavailable("the encoder refused this query")
+    encoder, *rows = parts
+    words, without, image = (np.frombuffer(r, dtype="<f4") if r else None for r in rows)
+    return QueryVectors(encoder.decode(), words, without, image)
+
+
+def _pack(parts: list[bytes]) -> bytes:
+    return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+
+def _unpack(content: bytes) -> list[bytes]:
+    parts, offset = [], 0
+    while offset < len(content):
+        (length,) = struct.unpack_from(">I", content, offset)
+        parts.append(content[offset + 4 : offset + 4 + length])
+        offset += 4 + length
+    return parts
+
+
+@lru_cache(maxsize=1)
+def _broker() -> redis.Redis:
+    url = settings.CLOISTER_BROKER_URL.replace("redis+socket://", "unix://", 1)
+    return redis.Redis.from_url(url, socket_connect_timeout=2)

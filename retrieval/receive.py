@@ -1,0 +1,237 @@
+"""The door: every file is refused with one reason, or stored encrypted with its first work due."""
+
+import itertools
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from hmac import HMAC
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+from uuid import uuid4
+
+from django.db import IntegrityError
+
+from retrieval import access, audit, keys, media, outbox, storage
+from retrieval.errors import AccessDenied, Reason, Rejected
+from retrieval.models import Collection, Image, ImportBatch, Kind, Purpose, Stage, User
+from retrieval.models.grant import Capability
+
+MAX_FILE_BYTES = 512 * 1024 * 1024
+MAX_NAME_CHARS = 1024
+MAX_ARCHIVE_MEMBERS = 100_000
+MAX_ARCHIVE_BYTES = 8 * 1024**3
+MAX_ARCHIVE_RATIO = 200
+"""Unpacked to packed size. Pictures are compressed already: no honest archive comes near."""
+
+# zipfile raises NotImplementedError and RuntimeError for methods and passwords it does not know.
+READING_FAILS_WITH = (
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that may become an image. `open` may raise Rejected or OSError."""
+
+    name: str
+    open: Callable[[], BinaryIO]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that was turned away before it was read."""
+
+    name: str
+    reason: Reason
+
+
+def start_batch(collection: Collection, *, actor: User, purpose: Purpose) -> ImportBatch:
+    """Open an import. Raises AccessDenied, on the log, for who may not ingest there."""
+    try:
+        access.require(actor, purpose, Capability.INGEST, collection.pk)
+    except AccessDenied:
+        audit.record(Kind.IMPORT_DENIED, actor=actor, purpose=purpose, collection=collection.pk)
+        raise
+    with access.acting_as(actor, purpose):
+        batch = ImportBatch.objects.create(collection=collection, started_by=actor)
+        audit.record_in_transaction(
+            Kind.IMPORT_STARTED,
+            actor=actor,
+            purpose=purpose,
+            collection=collection.pk,
+            batch=batch.pk,
+        )
+    return batch
+
+
+def receive(
+    candidate: Candidate, batch: ImportBatch, *, actor: User, purpose: Purpose
+) -> tuple[Image, bool]:
+    """Store one file and make its de-identification due. False: this collection had it already.
+
+    The file passes through in chunks of storage.CHUNK_BYTES. Raises Rejected with the one reason
+    why it cannot become an image, AccessDenied where the right to ingest has ended meanwhile,
+    ServicesUnavailable where the store cannot be written.
+    """
+    name = _checked_name(candidate.name)
+    chunks = _read(candidate)
+    with closing(chunks):
+        head = next(chunks, b"")
+        if not head:
+            raise Rejected(Reason.EMPTY_FILE)
+        media_type = media.sniff(head)
+        if media_type is None or media_type == media.ZIP:
+            raise Rejected(Reason.NOT_AN_IMAGE)
+        return _store(itertools.chain([head], chunks), name, media_type, batch, actor, purpose)
+
+
+def _read(candidate: Candidate) -> Generator[bytes]:
+    """The file in chunks. Whatever goes wrong in reading it is one reason."""
+    seen = 0
+    try:
+        with closing(candidate.open()) as file:
+            for chunk in storage.io_chunks(file):
+                seen += len(chunk)
+                if seen > MAX_FILE_BYTES:
+                    raise Rejected(Reason.FILE_TOO_LARGE)
+                yield chunk
+    except READING_FAILS_WITH as error:
+        raise Rejected(Reason.UNREADABLE_FILE) from error
+
+
+def _store(
+    chunks: Iterator[bytes],
+    name: str,
+    media_type: str,
+    batch: ImportBatch,
+    actor: User,
+    purpose: Purpose,
+) -> tuple[Image, bool]:
+    image_id = uuid4()
+    data_key, wrapped_key = keys.new_data_key(image_id)
+    content_hash = keys.content_hash(batch.collection_id)
+    storage.write(
+        image_id, storage.Form.ORIGINAL, _hashed(chunks, content_hash), data_key=data_key
+    )
+    image = Image(
+        pk=image_id,
+        collection_id=batch.collection_id,
+        batch=batch,
+        media_type=media_type,
+        content_key=content_hash.digest(),
+        wrapped_key=wrapped_key,
+        sealed_name=storage.seal_source_name(name, data_key=data_key),
+    )
+    try:
+        with access.acting_as(actor, purpose):
+            access.require(actor, purpose, Capability.INGEST, batch.collection_id)
+            image.save(force_insert=True)
+            outbox.add(image, Stage.DEIDENTIFY)
+    except IntegrityError:
+        storage.remove(image_id)
+        with access.acting_as(actor, purpose):
+            known = Image.objects.get(
+                collection_id=batch.collection_id, content_key=content_hash.digest()
+            )
+        return known, False
+    except BaseException:
+        storage.remove(image_id)
+        raise
+    return image, True
+
+
+def _checked_name(name: str) -> str:
+    if len(name) > MAX_NAME_CHARS:
+        raise Rejected(Reason.NAME_TOO_LONG)
+    if not name.isprintable():
+        raise Rejected(Reason.UNSAFE_NAME)
+    return name
+
+
+def _hashed(chunks: Iterator[bytes], running: HMAC) -> Iterator[bytes]:
+    for chunk in chunks:
+        running.update(chunk)
+        yield chunk
+
+
+def walk(path: Path) -> Iterator[Candidate | Refusal]:
+    """Every file under `path` (a folder, a file or a zip archive), in the order of their names.
+
+    Links, sockets and devices in a folder are refused: they may lead out of it or never end.
+    """
+    if not path.is_dir():
+        yield from _file_or_archive(path, path.name)
+        return
+    for folder, subfolders, names in os.walk(path):
+        subfolders.sort()
+        for name in sorted(names):
+            file = Path(folder, name)
+            yield from _file_or_archive(file, os.fsdecode(file.relative_to(path)))
+
+
+def _file_or_archive(path: Path, name: str) -> Iterator[Candidate | Refusal]:
+    name = name.encode(errors="surrogateescape").decode(errors="replace")
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            yield Refusal(name, Reason.UNREADABLE_FILE)
+            return
+        with path.open("rb") as file:
+            is_archive = media.sniff(file.read(media.HEAD_BYTES)) == media.ZIP
+    except OSError:
+        yield Refusal(name, Reason.UNREADABLE_FILE)
+        return
+    if is_archive:
+        yield from _archive(path, name)
+    else:
+        yield Candidate(name, partial(path.open, "rb"))
+
+
+def _archive(path: Path, name: str) -> Iterator[Candidate | Refusal]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [m for m in archive.infolist() if not m.is_dir()]
+            if reason := _too_much(members):
+                yield Refusal(name, reason)
+                return
+            for member in members:
+                full_name = f"{name}/{member.filename}"
+                if _leads_out(member):
+                    yield Refusal(full_name, Reason.UNSAFE_NAME)
+                elif member.file_size > MAX_FILE_BYTES or _is_bomb(member):
+                    yield Refusal(full_name, Reason.FILE_TOO_LARGE)
+                else:
+                    yield Candidate(full_name, partial(_open_member, archive, member))
+    except (zipfile.BadZipFile, OSError, ValueError):
+        yield Refusal(name, Reason.ARCHIVE_DAMAGED)
+
+
+def _too_much(members: list[zipfile.ZipInfo]) -> Reason | None:
+    honest = sum(m.file_size for m in members if not _is_bomb(m))
+    if len(members) > MAX_ARCHIVE_MEMBERS or honest > MAX_ARCHIVE_BYTES:
+        return Reason.ARCHIVE_TOO_LARGE
+    return None
+
+
+def _is_bomb(member: zipfile.ZipInfo) -> bool:
+    return member.file_size > MAX_ARCHIVE_RATIO * max(member.compress_size, 1024)
+
+
+def _leads_out(member: zipfile.ZipInfo) -> bool:
+    path = PurePosixPath(member.filename.replace("\\", "/"))
+    is_link = stat.S_ISLNK(member.external_attr >> 16)
+    return path.is_absolute() or ".." in path.parts or is_link
+
+
+def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> BinaryIO:
+    # zipfile reads no further than the declared size, and that was checked.
+    return cast(BinaryIO, archive.open(member))

@@ -1,0 +1,105 @@
+"""What is done to an image at each stage, and to a query on its way in.
+
+Un-redacted pixels exist inside `_deidentified` only: what it returns is covered, looked at
+again, and all that the rest of the appliance ever sees.
+"""
+
+from functools import lru_cache
+
+from retrieval import access, index, outbox, storage
+from retrieval.errors import NeedsReview, Rejected
+from retrieval.models import Collection, EncoderVersion, PrivacyProfile, Stage, State, Work
+from retrieval.models import Image as StoredImage
+from retrieval.queue import QueryVectors
+from retrieval.storage import Form
+from workers.decode.sandbox import decode
+from workers.deidentify import derivative
+from workers.deidentify.faces import CenterFace
+from workers.deidentify.verdict import Deidentified, Profile
+from workers.deidentify.verdict import deidentify as deidentify_pixels
+from workers.encode.encoder import Encoder
+from workers.encode.registry import load
+
+
+def deidentify(work: Work) -> None:
+    """Decode, cover and look again; then the image is due to be encoded, in review, or rejected."""
+    with access.processing(work.collection_id):
+        image = StoredImage.objects.get(pk=work.image_id)
+        profile = Collection.objects.select_related("profile").get(pk=work.collection_id).profile
+    try:
+        covered = _deidentified(storage.read(image, Form.ORIGINAL), profile)
+    except Rejected as rejected:
+        with outbox.settling(work) as image:
+            outbox.settle(image, State.REJECTED, rejected.reason)
+        return
+    storage.write_bytes(image, Form.PREVIEW, derivative.encode_preview(covered.pixels))
+    storage.write_bytes(image, Form.THUMBNAIL, derivative.encode_thumbnail(covered.pixels))
+    with outbox.settling(work) as image:
+        image.height, image.width = covered.pixels.shape[:2]
+        image.faces = [
+            {"box": list(f.box), "score": round(f.score, 3), "detector": f.detector}
+            for f in covered.faces
+        ]
+        if covered.reason is not None:
+            outbox.settle(image, State.REVIEW, covered.reason)
+        else:
+            outbox.settle(image, State.DEIDENTIFIED)
+            outbox.add(image, Stage.ENCODE)
+
+
+def encode(work: Work) -> None:
+    """Encode the stored de-identified preview, never the original, and index the vector."""
+    with access.processing(work.collection_id):
+        image = StoredImage.objects.get(pk=work.image_id)
+    version = index.live_encoder()
+    pixels = derivative.decode_preview(storage.read(image, Form.PREVIEW))
+    encoder = encoder_of(version)
+    (vector,) = encoder.encode_images(encoder.preprocess([pixels]))
+    with outbox.settling(work) as image:
+        index.store(image, vector, encoder=version)
+        outbox.settle(image, State.INDEXED)
+
+
+def encode_query(words: str, without: str, image: bytes) -> QueryVectors:
+    """Embed a query with the live encoder; its image passes the same de-identification first.
+
+    Raises Rejected where the image cannot be read, NeedsReview where it cannot be shown to be
+    de-identified.
+    """
+    version = index.live_encoder()
+    encoder = encoder_of(version)
+    texts = [text for text in (words, without) if text.strip()]
+    rows = iter(encoder.encode_texts(texts)) if texts else iter(())
+    example = None
+    if image:
+        covered = _deidentified(image, PrivacyProfile())
+        if covered.reason is not None:
+            raise NeedsReview(covered.reason)
+        (example,) = encoder.encode_images(encoder.preprocess([covered.pixels]))
+    return QueryVectors(
+        encoder=version.name,
+        words=next(rows) if words.strip() else None,
+        without=next(rows) if without.strip() else None,
+        image=example,
+    )
+
+
+def encoder_of(version: EncoderVersion) -> Encoder:
+    """The encoder behind a row, kept warm in this process. Raises ModelRefused as `load`."""
+    return load(version.name, source=version.source or None, digest=version.digest)
+
+
+def _deidentified(content: bytes, profile: PrivacyProfile) -> Deidentified:
+    rules = Profile(
+        name=profile.name,
+        cover=profile.cover,
+        mosaic_cells=profile.mosaic_cells,
+        margin=profile.margin,
+        detection_threshold=profile.detection_threshold,
+    )
+    return deidentify_pixels(decode(content), rules, _face_detector(rules.detection_threshold))
+
+
+@lru_cache(maxsize=4)
+def _face_detector(threshold: float) -> CenterFace:
+    return CenterFace(threshold=threshold)

@@ -1,0 +1,50 @@
+"""Celery's entry points: an id in, one domain call, right if run twice."""
+
+import logging
+from collections.abc import Callable
+
+from retrieval import outbox, queue
+from retrieval.errors import CloisterError, LeaseLost
+from retrieval.models import Stage, Work
+from retrieval.queue import app
+from workers import stages
+
+log = logging.getLogger("cloister.tasks")
+
+
+@app.task(name=Stage.DEIDENTIFY.value)
+def deidentify(work_id: int) -> None:
+    _run(work_id, stages.deidentify)
+
+
+@app.task(name=Stage.ENCODE.value)
+def encode(work_id: int) -> None:
+    _run(work_id, stages.encode)
+
+
+@app.task(name=queue.ENCODE_QUERY)
+def encode_query(reply_to: str) -> None:
+    """Answer a query, once; whoever asked has a typed error where it cannot be answered."""
+    query = queue.take_query(reply_to)
+    if query is None:
+        return
+    try:
+        answer = stages.encode_query(*query)
+    except CloisterError as error:
+        queue.reply(reply_to, error)
+        return
+    queue.reply(reply_to, answer)
+
+
+def _run(work_id: int, do: Callable[[Work], None]) -> None:
+    """Claim, do, and give the lease back where it failed: the row says what is still due."""
+    work = outbox.claim(work_id)
+    if work is None:
+        return
+    try:
+        do(work)
+    except LeaseLost:
+        log.warning("work %s was taken over; its result here is void", work_id)
+    except Exception:
+        outbox.release(work)
+        log.exception("work %s on image %s failed", work_id, work.image_id)
