@@ -4,17 +4,34 @@ The second is row-level security (migration 0002): it decides anew, in the datab
 actor and purpose that `acting_as` sets for one transaction. No context, no rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
+from typing import Final
 from uuid import UUID
 
+from django.contrib.auth.models import Group
 from django.db import connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from retrieval.errors import AccessDenied, ServicesUnavailable
-from retrieval.models import Collection, Grant, Image, Purpose, User
+from retrieval import audit
+from retrieval.errors import AccessDenied, NameTaken, ServicesUnavailable
+from retrieval.models import (
+    Collection,
+    Grant,
+    Image,
+    Kind,
+    PrivacyProfile,
+    Purpose,
+    Role,
+    User,
+)
+from retrieval.models.collection import default_purposes
 from retrieval.models.grant import Capability, roles_with
+
+OPERATOR: Final = "operator"
+"""The user in whose name commands on the appliance's own command line act, unless told another."""
 
 
 @contextmanager
@@ -80,6 +97,73 @@ def find_image(
     if image is None:
         raise AccessDenied(f"user {actor.pk} has no such image")
     return image
+
+
+def open_collection(
+    *,
+    name: str,
+    profile: PrivacyProfile,
+    actor: User,
+    description: str = "",
+    purposes: Sequence[str] | None = None,
+) -> Collection:
+    """Make a collection, with grants for who made it (owner) and for the command line (curator).
+
+    An administrator reads nothing by being one: these grants can be seen, changed and revoked
+    like any other. Raises NameTaken.
+    """
+    with transaction.atomic(durable=True):
+        if Collection.objects.filter(name=name).exists():
+            raise NameTaken("there is a collection of that name")
+        collection = Collection.objects.create(
+            name=name,
+            profile=profile,
+            description=description,
+            purposes=list(purposes or default_purposes()),
+        )
+        audit.record_in_transaction(
+            Kind.COLLECTION_CHANGED, actor=actor, collection=collection.pk, change="opened"
+        )
+        operator = User.objects.get(username=OPERATOR)
+        roles = {operator: Role.CURATOR} | {actor: Role.OWNER}
+        for user, role in roles.items():
+            give_grant(collection, role, collection.purposes, user=user, granted_by=actor)
+    return collection
+
+
+def give_grant(
+    collection: Collection,
+    role: Role,
+    purposes: Sequence[str],
+    *,
+    granted_by: User,
+    user: User | None = None,
+    group: Group | None = None,
+    valid_until: datetime | None = None,
+) -> Grant:
+    """Grant a role, on the log in the same transaction."""
+    with transaction.atomic():
+        given = Grant.objects.create(
+            user=user,
+            group=group,
+            collection=collection,
+            role=role,
+            purposes=list(purposes),
+            valid_until=valid_until,
+            granted_by=granted_by,
+        )
+        audit.record_in_transaction(
+            Kind.GRANT_CHANGED,
+            actor=granted_by,
+            grant=given.pk,
+            collection=collection.pk,
+            user=None if user is None else user.pk,
+            group=None if group is None else group.pk,
+            role=role.value,
+            purposes=list(purposes),
+            change="given",
+        )
+    return given
 
 
 def require_bound_role() -> None:

@@ -91,5 +91,9 @@ class UnknownName(CloisterError):
     """A collection, user, purpose or encoder named by the operator does not exist."""
 
 
+class NameTaken(CloisterError):
+    """There is one of that name already; nothing was changed."""
+
+
 class ServicesUnavailable(CloisterError):
     """The database or broker cannot be started or reached. Transient once the cause is gone."""

@@ -18,7 +18,7 @@ from workers.deidentify.faces import CenterFace
 from workers.deidentify.verdict import Deidentified, Profile
 from workers.deidentify.verdict import deidentify as deidentify_pixels
 from workers.encode.encoder import Encoder
-from workers.encode.registry import load
+from workers.encode.registry import EMBEDDED, load
 
 
 def deidentify(work: Work) -> None:
@@ -82,6 +82,19 @@ def encode_query(words: str, without: str, image: bytes) -> QueryVectors:
         without=next(rows) if without.strip() else None,
         image=example,
     )
+
+
+def warm_up() -> None:
+    """Load the encoder that answers queries; the first worker ever registers the embedded one."""
+    if not EncoderVersion.objects.filter(live=True).exists():
+        embedded = load(EMBEDDED, source=None, digest=None)
+        index.register_encoder(
+            name=embedded.name,
+            digest=embedded.digest,
+            dimensions=embedded.dimensions,
+            licence=embedded.licence,
+        )
+    encoder_of(index.live_encoder()).encode_texts(["warm"])
 
 
 def encoder_of(version: EncoderVersion) -> Encoder:

@@ -1,0 +1,59 @@
+"""One appliance for the whole run: real PostgreSQL and Valkey, and the real, bound database role.
+
+Tests run as `cloister_web` with real commits; the tables are emptied before each. A test that
+plays a worker uses `as_worker`; one that plays a database administrator uses `superuser`.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from pytest_django.plugin import DjangoDbBlocker
+
+from tests import database, early
+
+
+@pytest.fixture(scope="session")
+def var() -> Iterator[Path]:
+    """The data folder of this run's appliance."""
+    yield early.var
+    shutil.rmtree(early.var, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def services(var: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """PostgreSQL and Valkey, started as `manage.py up` starts them, and the key file."""
+    from appliance import env
+    from appliance.embedded import supervisor
+    from retrieval import keys
+
+    keys.create_key_file(env.key_file())
+    with django_db_blocker.unblock(), supervisor.running(var):
+        yield
+
+
+@pytest.fixture
+def db(services: None, var: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Empty tables, and leave to use them. Takes the place of pytest-django's fixture."""
+    from django.db import connection
+
+    database.empty(var)
+    with django_db_blocker.unblock():
+        yield
+        connection.close()
+
+
+@pytest.fixture
+def superuser(db: None, var: Path) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """A connection that no policy holds, as a curious database administrator has it."""
+    with database.connect(var, "superuser") as connection:
+        yield connection
+
+
+@pytest.fixture
+def as_worker(db: None, var: Path) -> Iterator[None]:
+    """This test's default connection becomes the worker's role."""
+    with database.role("worker"):
+        yield

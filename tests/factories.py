@@ -1,0 +1,140 @@
+"""Rows as tests need them, made the way the application makes them."""
+
+import io
+import itertools
+import uuid
+from collections.abc import Sequence
+
+import numpy as np
+
+from retrieval import access, index, keys, storage
+from retrieval.models import (
+    Collection,
+    EncoderVersion,
+    Grant,
+    Image,
+    ImportBatch,
+    PrivacyProfile,
+    Purpose,
+    Role,
+    State,
+    User,
+)
+from retrieval.storage import Form
+from tests import database
+
+_numbers = itertools.count(1)
+
+
+def operator() -> User:
+    return User.objects.get(username=access.OPERATOR)
+
+
+def make_user(name: str = "", **fields: object) -> User:
+    return User.objects.create_user(
+        username=name or f"user-{next(_numbers)}",
+        password="correct horse battery",
+        **fields,
+    )
+
+
+def make_collection(name: str = "", **fields: object) -> Collection:
+    return access.open_collection(
+        name=name or f"collection {next(_numbers)}",
+        profile=PrivacyProfile.objects.get(name="photographs"),
+        actor=operator(),
+        **fields,
+    )
+
+
+def grant(
+    user: User,
+    collection: Collection,
+    role: Role = Role.SEARCHER,
+    *purposes: Purpose,
+    **fields: object,
+) -> Grant:
+    return access.give_grant(
+        collection,
+        role,
+        list(purposes or [Purpose.TREATMENT]),
+        user=user,
+        granted_by=operator(),
+        **fields,
+    )
+
+
+def make_encoder(dimensions: int = 3, name: str = "test-encoder") -> EncoderVersion:
+    return index.register_encoder(
+        name=name, digest="0" * 64, dimensions=dimensions, licence="none"
+    )
+
+
+def make_image(
+    collection: Collection,
+    vector: Sequence[float] | None = None,
+    *,
+    state: State = State.INDEXED,
+    name: str = "picture.png",
+    preview: bytes | None = None,
+    **fields: object,
+) -> Image:
+    """One image as it stands after its way, without walking it."""
+    (image,) = make_images(
+        collection,
+        None if vector is None else [vector],
+        state=state,
+        name=name,
+        **fields,
+    )
+    if preview is not None:
+        storage.write_bytes(image, Form.PREVIEW, preview)
+        storage.write_bytes(image, Form.THUMBNAIL, preview)
+    return image
+
+
+def make_images(
+    collection: Collection,
+    vectors: Sequence[Sequence[float]] | None,
+    *,
+    state: State = State.INDEXED,
+    name: str = "picture.png",
+    **fields: object,
+) -> list[Image]:
+    acting = operator()
+    images = []
+    with access.acting_as(acting, Purpose.ADMINISTRATION):
+        batch = ImportBatch.objects.create(collection=collection, started_by=acting)
+        for _ in vectors or [None]:
+            image_id = uuid.uuid4()
+            data_key, wrapped_key = keys.new_data_key(image_id)
+            images.append(
+                Image(
+                    pk=image_id,
+                    collection=collection,
+                    batch=batch,
+                    state=state,
+                    media_type="image/png",
+                    content_key=image_id.bytes,
+                    wrapped_key=wrapped_key,
+                    sealed_name=storage.seal_source_name(name, data_key=data_key),
+                    **fields,
+                )
+            )
+        Image.objects.bulk_create(images)
+    if vectors is not None:
+        encoder = index.live_encoder()
+        with database.role("worker"), access.processing(collection.pk):
+            for image, vector in zip(images, vectors, strict=True):
+                unit = np.asarray(vector, np.float32)
+                index.store(image, unit / np.linalg.norm(unit), encoder=encoder)
+    return images
+
+
+def png(side: int = 32, colour: tuple[int, int, int] = (90, 120, 150)) -> bytes:
+    """A plain picture as a file's bytes."""
+    from PIL import Image as Picture
+
+    file = io.BytesIO()
+    Picture.new("RGB", (side, side), colour).save(file, "PNG")
+    return file.getvalue()
