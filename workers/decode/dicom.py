@@ -36,6 +36,7 @@ MEDIA_TYPE = "application/dicom"
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _BITS_PER_SAMPLE = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 _PREAMBLE_END = 132
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # File meta information, or the first group of a bare data set (PS3.10 7.1, PS3.3 C.12.1).
 _FIRST_GROUPS = (2, 8)
 _MAX_FIRST_VALUE_BYTES = 1024
@@ -100,7 +101,14 @@ def open_dicom(file: BinaryIO, limits: Limits) -> Picture:
         _paint(dataset, pixel_array(dataset, index=0), out)
 
     return Picture(
-        height, width, frames, MEDIA_TYPE, paint, _modality(dataset), _burned_in(dataset)
+        height,
+        width,
+        frames,
+        MEDIA_TYPE,
+        paint,
+        _modality(dataset),
+        _burned_in(dataset),
+        _is_copied_screen(dataset),
     )
 
 
@@ -114,6 +122,20 @@ def _burned_in(dataset: Dataset) -> bool | None:
     """Return BurnedInAnnotation (0028,0301); anything but YES and NO says nothing."""
     value = str(dataset.get("BurnedInAnnotation") or "").strip().upper()
     return {"YES": True, "NO": False}.get(value)
+
+
+def _is_copied_screen(dataset: Dataset) -> bool:
+    """Whether the image is a Secondary Capture (PS3.3 A.8), such as a scanned film or a dose page.
+
+    Its Modality names the device the screen belonged to, so it often says CT.
+    """
+    sop_class = str(dataset.get("SOPClassUID") or "")
+    image_type = str(dataset.get("ImageType") or "").upper()
+    return (
+        sop_class.startswith(_SECONDARY_CAPTURE)
+        or bool(dataset.get("ConversionType"))
+        or "SCREEN" in image_type
+    )
 
 
 def _ensure_transfer_syntax(dataset: Dataset) -> None:

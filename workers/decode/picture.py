@@ -27,6 +27,7 @@ class Picture:
     paint: Callable[[Pixels], None]
     modality: str | None = None
     burned_in: bool | None = None
+    copied_screen: bool = False
 
 
 def check_size(height: int, width: int, frames: int, limits: Limits) -> None:

@@ -43,6 +43,8 @@ class Decoded:
     pixels: (H, W, 3) uint8 RGB, upright (EXIF orientation applied); of several frames the first.
     frames: how many the file holds. media_type: what the file is, not what its name says.
     modality, burned_in: DICOM (0008,0060) and (0028,0301); None where absent or not DICOM.
+    copied_screen: a DICOM image that was captured from a screen, film or paper, whatever its
+    modality says: such pictures carry writing.
     """
 
     pixels: Pixels
@@ -50,6 +52,7 @@ class Decoded:
     media_type: str
     modality: str | None = None
     burned_in: bool | None = None
+    copied_screen: bool = False
 
 
 def decode(content: bytes, *, limits: Limits = Limits()) -> Decoded:  # noqa: B008 - frozen
@@ -102,7 +105,14 @@ def _read(result_fd: int, limits: Limits) -> Decoded:
     with mmap.mmap(result_fd, size, access=mmap.ACCESS_READ) as result:
         flat = np.frombuffer(result, np.uint8, offset=wire.HEADER_BYTES).copy()
     pixels = flat.reshape(answer.height, answer.width, 3)
-    return Decoded(pixels, answer.frames, answer.media_type, answer.modality, answer.burned_in)
+    return Decoded(
+        pixels,
+        answer.frames,
+        answer.media_type,
+        answer.modality,
+        answer.burned_in,
+        answer.copied_screen,
+    )
 
 
 def _run(content_fd: int, result_fd: int, limits: Limits) -> bytes:

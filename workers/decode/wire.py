@@ -34,8 +34,8 @@ CHILD_REASONS = frozenset(
 
 # memory_bytes, cpu_s, wall_s, max_pixels, max_frames, min_side
 _REQUEST = struct.Struct("<QIdQII")
-# magic, reason, height, width, frames, media type, burned in, modality
-_HEADER = struct.Struct("<8s32sIIIBB16s")
+# magic, reason, height, width, frames, media type, burned in, copied screen, modality
+_HEADER = struct.Struct("<8s32sIIIBBB16s")
 _MAGIC = b"CLOISTR1"
 _BURNED_IN = (None, False, True)
 
@@ -59,6 +59,7 @@ class Answer:
     media_type: str = MEDIA_TYPES[0]
     modality: str | None = None
     burned_in: bool | None = None
+    copied_screen: bool = False
 
 
 def pack_request(limits: Limits) -> bytes:
@@ -93,13 +94,14 @@ def pack_answer(answer: Answer) -> bytes:
         answer.frames,
         MEDIA_TYPES.index(answer.media_type),
         _BURNED_IN.index(answer.burned_in),
+        answer.copied_screen,
         (answer.modality or "").encode("ascii"),
     )
 
 
 def unpack_answer(raw: bytes, limits: Limits) -> Answer:
     """Read and check a child's header. Raises MalformedAnswerError if a value is out of range."""
-    magic, reason, height, width, frames, media, burned_in, modality = _HEADER.unpack(
+    magic, reason, height, width, frames, media, burned_in, copied, modality = _HEADER.unpack(
         raw[: _HEADER.size]
     )
     if magic != _MAGIC:
@@ -113,7 +115,7 @@ def unpack_answer(raw: bytes, limits: Limits) -> Answer:
         raise MalformedAnswerError("size")
     if not 1 <= frames <= limits.max_frames:
         raise MalformedAnswerError("frames")
-    if media >= len(MEDIA_TYPES) or burned_in >= len(_BURNED_IN):
+    if media >= len(MEDIA_TYPES) or burned_in >= len(_BURNED_IN) or copied > 1:
         raise MalformedAnswerError("kind")
     modality = modality.rstrip(b"\0")
     if modality and not modality.isalnum():
@@ -126,4 +128,5 @@ def unpack_answer(raw: bytes, limits: Limits) -> Answer:
         MEDIA_TYPES[media],
         modality.decode("ascii") or None,
         _BURNED_IN[burned_in],
+        bool(copied),
     )

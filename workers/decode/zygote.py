@@ -91,6 +91,7 @@ def _decode(result_fd: int, content_fd: int, limits: Limits) -> wire.Answer:
         picture.media_type,
         picture.modality,
         picture.burned_in,
+        picture.copied_screen,
     )
 
 
