@@ -128,7 +128,7 @@ def nearest(
 def _choose_path(cursor: CursorWrapper, rows: sql.Composed, limit: int) -> None:
     """Plan this transaction's next scan. The choice depends on permitted rows alone."""
     cursor.execute(
-        sql.SQL("SELECT count(*) FROM (SELECT 1 {rows} LIMIT {n}) AS some").format(
+        sql.SQL("SELECT count(*) FROM (SELECT 1 {rows} LIMIT {n}) AS permitted").format(
             rows=rows, n=sql.Literal(EXACT_SCAN_ROWS + 1)
         )
     )

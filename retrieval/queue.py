@@ -28,7 +28,7 @@ from retrieval.errors import (
 from retrieval.models import Stage
 
 QUERY_TIMEOUT_S: Final = 20.0
-REPLY_LIFETIME_S: Final = 60
+REPLY_LIFETIME_S: Final = 300
 ENCODE_QUERY: Final = "encode_query"
 QUERY_QUEUE: Final = "query"
 
@@ -77,10 +77,12 @@ def is_idle(stage: str) -> bool:
         raise ServicesUnavailable("the broker does not answer") from error
 
 
-def encode_query(*, words: str, without: str, image: bytes) -> QueryVectors:
+def encode_query(
+    *, words: str, without: str, image: bytes, timeout_s: float = QUERY_TIMEOUT_S
+) -> QueryVectors:
     """Have a worker encode a query; its image is de-identified there first, like any other.
 
-    Raises EncoderUnavailable (transient) where no answer comes within QUERY_TIMEOUT_S, Rejected
+    Raises EncoderUnavailable (transient) where no answer comes within `timeout_s`, Rejected
     or NeedsReview where the query image cannot be read or not be shown to be de-identified.
     """
     reply_to = f"reply:{uuid.uuid4().hex}"
@@ -89,13 +91,18 @@ def encode_query(*, words: str, without: str, image: bytes) -> QueryVectors:
     try:
         broker = _broker()
         broker.set(f"{reply_to}:query", sealed, ex=REPLY_LIFETIME_S)
-        app.send_task(ENCODE_QUERY, args=[reply_to], expires=QUERY_TIMEOUT_S)
-        answer = broker.blpop([reply_to], timeout=QUERY_TIMEOUT_S)
+        app.send_task(ENCODE_QUERY, args=[reply_to], expires=timeout_s)
+        answer = broker.blpop([reply_to], timeout=timeout_s)
     except (OperationalError, redis.RedisError) as error:
         raise EncoderUnavailable("the broker does not answer") from error
     if answer is None:
-        raise EncoderUnavailable(f"no worker answered within {QUERY_TIMEOUT_S:.0f} s")
+        raise EncoderUnavailable(f"no worker answered within {timeout_s:.0f} s")
     return _read_reply(keys.unseal_message(answer[1], context=reply_to.encode()))  # type: ignore[index]
+
+
+def wait_for_query_worker(timeout_s: float) -> None:
+    """Return once a query would be answered at once: a cold worker loads its model first."""
+    encode_query(words="ready", without="", image=b"", timeout_s=timeout_s)
 
 
 def take_query(reply_to: str) -> tuple[str, str, bytes] | None:

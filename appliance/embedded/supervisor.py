@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from types import FrameType
 from appliance import env
 from appliance.embedded import postgres, process, valkey
 from appliance.settings import BASE_DIR
+from retrieval import keys
 from retrieval.errors import ServicesUnavailable
 
 log = logging.getLogger("cloister.supervisor")
@@ -54,13 +56,14 @@ def _worker(name: str, queues: str) -> Program:
     return Program(name, (sys.executable, "-m", "celery", *arguments))
 
 
-WORKERS = (
-    _worker("query", "query"),
+QUERY_WORKERS = (_worker("query", "query"),)
+INGEST_WORKERS = (
     _worker("deidentify-1", "deidentify"),
     _worker("deidentify-2", "deidentify"),
     _worker("encode", "encode"),
     Program("reconcile", (sys.executable, "manage.py", "reconcile")),
 )
+WORKERS = QUERY_WORKERS + INGEST_WORKERS
 
 
 def web(port: int) -> Program:
@@ -82,6 +85,7 @@ def running(var: Path, *, programs: tuple[Program, ...] = ()) -> Iterator["Appli
     """
     var.mkdir(parents=True, exist_ok=True)
     with _hold(var), ExitStack() as stack:
+        _require_key_file(var)
         appliance = Appliance(var)
         stack.callback(appliance.stop)
         if env.uses_embedded_database():
@@ -107,6 +111,24 @@ def attached(var: Path, *, programs: tuple[Program, ...] = ()) -> Iterator[None]
         except AlreadyRunning:
             _wait_for_database()
         yield
+
+
+def _require_key_file(var: Path) -> None:
+    """The key file is made with the data folder, and never again: a new one opens nothing old."""
+    path = env.key_file()
+    if not path.exists() and (var / "store").exists():
+        raise ServicesUnavailable(f"the key file {path} is gone; put its copy back")
+    keys.create_key_file(path)
+
+
+def require_free_port(port: int) -> None:
+    """Raise ServicesUnavailable where something else answers already, before anything starts."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ServicesUnavailable(f"port {port} is taken; choose another: --port") from error
 
 
 @contextmanager
@@ -179,6 +201,16 @@ class Appliance:
             cwd=BASE_DIR,
         )
         self._programs[program.name] = (program, child)
+
+    def wait_for_web(self, port: int) -> None:
+        """Return once the pages are served. Raises ServicesUnavailable where they never are."""
+        _, child = self._programs["web"]
+
+        def answers() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        process.wait_until(answers, child, timeout_s=60.0)
 
     def watch(self) -> None:
         """Restart what ends by itself, until a stop signal. Raises ServicesUnavailable where
