@@ -132,7 +132,7 @@ def _is_copied_screen(dataset: Dataset) -> bool:
     sop_class = str(dataset.get("SOPClassUID") or "")
     image_type = str(dataset.get("ImageType") or "").upper()
     return (
-        sop_class.startswith(_SECONDARY_CAPTURE)
+        f"{sop_class}.".startswith(f"{_SECONDARY_CAPTURE}.")
         or bool(dataset.get("ConversionType"))
         or "SCREEN" in image_type
     )

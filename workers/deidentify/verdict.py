@@ -14,8 +14,9 @@ from workers.deidentify.obscure import DEFAULT_MARGIN, MAX_CELLS, MIN_MARGIN, St
 # Scores above which a detector may look away. Above it, one face in twenty goes unseen.
 MAX_DETECTION_THRESHOLD = 0.3
 
-# What the second look finds is covered as well: often the rim of a cover, sometimes a face that
-# another one hid. What the last look finds is for a person.
+# What the second look finds is covered as well, and solidly: it is the rim of a cover, a mosaic
+# that still looks like somebody, or a face that another one hid. What the last look finds is for a
+# person.
 _LOOKS_AGAIN = 2
 
 # DICOM modalities whose devices write nothing into the pixels. All others do or may: ultrasound,
@@ -109,17 +110,13 @@ def _cover_faces(
 ) -> tuple[tuple[Face, ...], Pixels, bool]:
     """Return all faces found, the covered pixels, and whether the last look found nothing."""
     faces = tuple(detector.detect(pixels))
-    covered = _cover(pixels, faces, profile)
+    covered = cover(
+        pixels, faces, style=profile.cover, cells=profile.mosaic_cells, margin=profile.margin
+    )
     for _ in range(_LOOKS_AGAIN):
         again = tuple(detector.detect(covered))
         if not again:
             return faces, covered, True
         faces += again
-        covered = _cover(pixels, faces, profile)
+        covered = cover(covered, again, style="solid", margin=profile.margin)
     return faces, covered, False
-
-
-def _cover(pixels: Pixels, faces: tuple[Face, ...], profile: Profile) -> Pixels:
-    return cover(
-        pixels, faces, style=profile.cover, cells=profile.mosaic_cells, margin=profile.margin
-    )

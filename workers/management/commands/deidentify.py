@@ -1,0 +1,166 @@
+"""manage.py deidentify: cover faces in a file or folder, without any database."""
+
+import itertools
+import json
+import re
+import time
+from argparse import ArgumentParser
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from rich.console import Console
+from rich.progress import track
+
+from retrieval.errors import ModelRefused, Reason, Rejected, ServicesUnavailable
+from workers.decode.sandbox import decode
+from workers.deidentify.derivative import encode_preview
+from workers.deidentify.faces import Face, FaceDetector
+from workers.deidentify.verdict import PROFILES, Deidentified, Profile, deidentify, detector_for
+
+_MAX_FILE_BYTES = 512 * 1024**2
+_SAFE_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of one file; `output` is the name written, None if nothing was."""
+
+    file: str
+    verdict: str
+    reason: str | None
+    seconds: float
+    faces: list[dict[str, object]]
+    text: list[dict[str, object]]
+    tags: dict[str, int]
+    output: str | None = None
+
+
+class Command(BaseCommand):
+    """Needs no database, no broker and no network."""
+
+    help = "De-identify an image or a folder of images; only released pictures are written."
+    requires_system_checks = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("path", type=Path, metavar="PATH", help="an image or a folder")
+        parser.add_argument("--output", type=Path, metavar="DIR", required=True)
+        parser.add_argument("--profile", default="photographs", metavar="NAME")
+        parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+    def handle(
+        self, *, path: Path, output: Path, profile: str, json: bool, **_options: Any
+    ) -> None:
+        if profile not in PROFILES:
+            raise CommandError(f"no profile named {profile!r}; there are {', '.join(PROFILES)}")
+        if not path.exists():
+            raise CommandError("PATH does not exist")
+        files = _files(path)
+        _prepare(output, path)
+        try:
+            detector = detector_for(PROFILES[profile])
+            progress = track(
+                files, description="de-identifying", console=Console(stderr=True), transient=True
+            )
+            reports = [
+                _deidentify_file(file, name, output, PROFILES[profile], detector)
+                for file, name in progress
+            ]
+        except (ModelRefused, ServicesUnavailable) as exc:
+            raise CommandError(str(exc)) from exc
+        self.stdout.write(_as_json(reports) if json else _as_lines(reports))
+
+
+def _files(path: Path) -> list[tuple[Path, str]]:
+    """Return every file at or below `path`, with its name relative to it."""
+    if path.is_file():
+        return [(path, path.name)]
+    below = (file for file in path.rglob("*") if not file.is_dir())
+    return sorted((file, file.relative_to(path).as_posix()) for file in below)
+
+
+def _prepare(output: Path, path: Path) -> None:
+    """Make the output folder. Refuses one inside the folder that is read: it would be read too."""
+    source, target = path.resolve(), output.resolve()
+    if source.is_dir() and source in (target, *target.parents):
+        raise CommandError("--output must lie outside PATH")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise CommandError("the output folder cannot be made") from exc
+
+
+def _deidentify_file(
+    file: Path, name: str, output: Path, profile: Profile, detector: FaceDetector
+) -> Report:
+    started = time.monotonic()
+    result: Deidentified | None = None
+    written = reason = None
+    try:
+        result = deidentify(decode(_read(file)), profile, detector)
+    except Rejected as exc:
+        reason = exc.reason
+    if result is not None:
+        reason = result.reason
+        if result.verdict == "released":
+            written = _write(encode_preview(result.pixels), output, file.stem)
+    return Report(
+        file=name,
+        verdict=result.verdict if result else "rejected",
+        reason=reason.value if reason else None,
+        seconds=round(time.monotonic() - started, 3),
+        faces=[_face(face) for face in result.faces] if result else [],
+        text=[],
+        tags={},
+        output=written,
+    )
+
+
+def _read(file: Path) -> bytes:
+    """Return a regular file's content; Rejected for others, large ones and unreadable ones."""
+    try:
+        if not file.is_file():
+            raise Rejected(Reason.UNREADABLE_FILE)
+        if file.stat().st_size > _MAX_FILE_BYTES:
+            raise Rejected(Reason.FILE_TOO_LARGE)
+        return file.read_bytes()
+    except OSError as exc:
+        raise Rejected(Reason.UNREADABLE_FILE) from exc
+
+
+def _write(content: bytes, output: Path, stem: str) -> str:
+    """Write a new file and return its name; nothing that exists is ever overwritten.
+
+    A stem of plain letters and digits is kept, so the operator finds the picture again; any other
+    is replaced, because it may say more than a name should.
+    """
+    base = stem if _SAFE_STEM.fullmatch(stem) else "picture"
+    for number in itertools.count(1):
+        name = f"{base}.jpg" if number == 1 else f"{base}-{number}.jpg"
+        try:
+            with (output / name).open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            continue
+        except OSError as exc:
+            raise CommandError("the output folder cannot be written") from exc
+        return name
+    raise AssertionError("counting does not end")
+
+
+def _face(face: Face) -> dict[str, object]:
+    return {"box": list(face.box), "score": round(face.score, 3), "detector": face.detector}
+
+
+def _as_json(reports: list[Report]) -> str:
+    return json.dumps({"files": [asdict(report) for report in reports]}, indent=2)
+
+
+def _as_lines(reports: list[Report]) -> str:
+    lines = [
+        f"{report.verdict:9} {len(report.faces):3} faces  {report.file}"
+        + (f"  ({report.reason})" if report.reason else "")
+        for report in reports
+    ]
+    return "\n".join([*lines, f"{len(reports)} files"])
