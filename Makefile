@@ -1,0 +1,65 @@
+# Every target does its own set-up: Python 3.11 and the package index are all they need.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(VENV)/uv/bin/uv
+UV_VERSION := 0.13.8
+export UV_LINK_MODE ?= copy
+
+unexport VIRTUAL_ENV
+.PHONY: help setup demo up test check format requirements clean chromium
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo    set up, import real pictures, search them, check every step'
+	@echo 'make up      run the appliance on http://127.0.0.1:8000 until ^C'
+	@echo 'make test    set up and run the whole test suite'
+	@echo 'make check   format, lint, types, layers, migrations, tests: what CI runs'
+
+setup: $(VENV)/ready
+
+# The environment is made anew when a pin changes.
+$(VENV)/ready: requirements/dev.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv $(VENV)/uv
+	$(VENV)/uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	@touch $@
+
+demo: setup
+	@$(BIN)/python manage.py demo $(if $(IMAGES),--images '$(IMAGES)')
+
+up: setup
+	@$(BIN)/python manage.py up
+
+test: setup chromium
+	$(BIN)/python -m pytest
+
+check: setup chromium
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python -m pytest
+
+# The browser tests drive Debian's Chromium; a machine without it is told how to get it.
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
+	  || echo 'no chromium and no right to install it: the browser tests will say so' >&2
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Pins with hashes and without index hosts; run after a change to a .in file.
+requirements: setup
+	for name in web worker dev; do \
+	  $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	    --python-version 3.11 --constraint requirements/dev.txt \
+	    requirements/$$name.in -o requirements/$$name.txt || exit 1; done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,103 @@
+"""An import from the command line: receive every file, show the progress, account for each."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from appliance.management.console import progress_console
+from retrieval import access, audit, receive
+from retrieval.errors import Reason, Rejected
+from retrieval.models import Collection, Image, ImportBatch, Kind, Purpose, State, User
+from retrieval.models.image import SETTLED
+
+POLL_S = 0.3
+
+
+def import_files(
+    path: Path, collection: Collection, *, actor: User, purpose: Purpose, wait: bool
+) -> dict[str, Any]:
+    """Import all that is under `path`; returns the report of `import --json`.
+
+    Every file is in exactly one of indexed, review, rejected and pending.
+    """
+    started = time.monotonic()
+    batch = receive.start_batch(collection, actor=actor, purpose=purpose)
+    refused: list[tuple[str, Reason]] = []
+    names: dict[UUID, list[str]] = {}
+    duplicates = 0
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=progress_console,
+    ) as progress:
+        receiving = progress.add_task("receiving", total=None)
+        for item in receive.walk(path):
+            if isinstance(item, receive.Refusal):
+                refused.append((item.name, item.reason))
+            else:
+                try:
+                    image, is_new = receive.receive(item, batch, actor=actor, purpose=purpose)
+                except Rejected as rejected:
+                    refused.append((item.name, rejected.reason))
+                else:
+                    names.setdefault(image.pk, []).append(item.name)
+                    duplicates += not is_new
+            progress.advance(receiving)
+        close_batch(batch, len(refused), actor=actor, purpose=purpose)
+        if wait:
+            working = progress.add_task("de-identifying and encoding", total=len(names))
+            while True:
+                images = states(names, actor=actor, purpose=purpose)
+                progress.update(
+                    working, completed=sum(state in SETTLED for state, _ in images.values())
+                )
+                if all(state in SETTLED for state, _ in images.values()):
+                    break
+                time.sleep(POLL_S)
+    images = states(names, actor=actor, purpose=purpose)
+    files = Counter[str]()
+    rejected_files = [{"file": name, "reason": reason.value} for name, reason in refused]
+    for image_id, (state, why) in images.items():
+        if state in (State.REJECTED, State.QUARANTINED):
+            rejected_files += [{"file": name, "reason": why} for name in names[image_id]]
+        else:
+            files[state] += len(names[image_id])
+    return {
+        "received": sum(map(len, names.values())) + len(refused),
+        "indexed": files[State.INDEXED],
+        "review": files[State.REVIEW],
+        "rejected": rejected_files,
+        "pending": files[State.RECEIVED] + files[State.DEIDENTIFIED],
+        "duplicates": duplicates,
+        "batch": str(batch.pk),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def close_batch(batch: ImportBatch, refused: int, *, actor: User, purpose: Purpose) -> None:
+    with access.acting_as(actor, purpose):
+        batch.refused = refused
+        batch.save(update_fields=["refused"])
+        audit.record_in_transaction(
+            Kind.IMPORT_FINISHED,
+            actor=actor,
+            purpose=purpose,
+            batch=batch.pk,
+            received=batch.images.count(),
+            refused=refused,
+        )
+
+
+def states(
+    image_ids: dict[UUID, list[str]], *, actor: User, purpose: Purpose
+) -> dict[UUID, tuple[str, str]]:
+    """The state and reason of each image, as the actor may see them."""
+    with access.acting_as(actor, purpose):
+        rows = Image.objects.filter(pk__in=image_ids).values_list("pk", "state", "reason")
+        return {pk: (state, reason) for pk, state, reason in rows}
