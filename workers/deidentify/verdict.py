@@ -41,7 +41,7 @@ class Profile:
     cover: Style = "solid"
     mosaic_cells: int = MAX_CELLS
     margin: float = DEFAULT_MARGIN
-    detection_threshold: float = 0.25
+    detection_threshold: float = 0.2
 
     def __post_init__(self) -> None:
         if self.cover not in ("solid", "mosaic"):
