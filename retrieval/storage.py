@@ -51,7 +51,7 @@ def write(image_id: UUID, form: Form, chunks: Iterator[bytes], *, data_key: byte
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with draft.open("xb", opener=_private) as file:
+        with open(draft, "xb", opener=_private) as file:
             _seal_stream(file, chunks, data_key, _context(image_id, form))
             file.flush()
             os.fsync(file.fileno())

@@ -1,0 +1,71 @@
+"""The way of a look at one image: authorise, read what is de-identified, record, hand out."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from retrieval import access, audit, storage
+from retrieval.errors import AccessDenied
+from retrieval.models import Image, Kind, Purpose, State, User
+from retrieval.models.grant import Capability
+from retrieval.storage import Form
+
+SHOWN_FORMS = (Form.PREVIEW, Form.THUMBNAIL)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An image as its page shows it. `source` only where the actor may see names."""
+
+    image: Image
+    source: str | None
+    audit_number: int
+
+
+def look_at(image_id: UUID, *, actor: User, purpose: Purpose) -> Seen:
+    """What is known of one image. The look is on the log before this returns.
+
+    Raises AccessDenied, on the log as well; AuditUnavailable.
+    """
+    image = _authorised(image_id, actor, purpose)
+    named = access.collections_where(actor, purpose, Capability.SEE_SOURCE_NAMES)
+    source = storage.source_name(image) if image.collection in named else None
+    number = audit.record(
+        Kind.IMAGE_VIEWED, actor=actor, purpose=purpose, image=image.pk, form="page"
+    )
+    return Seen(image, source, number)
+
+
+def picture(image_id: UUID, form: Form, *, actor: User, purpose: Purpose) -> bytes:
+    """The de-identified JPEG. The look is on the log before this returns.
+
+    Raises AccessDenied, on the log as well; AuditUnavailable; StorageCorrupt.
+    """
+    content = recorded_picture(image_id, form, actor=actor, purpose=purpose)
+    audit.record(Kind.IMAGE_VIEWED, actor=actor, purpose=purpose, image=image_id, form=form)
+    return content
+
+
+def recorded_picture(image_id: UUID, form: Form, *, actor: User, purpose: Purpose) -> bytes:
+    """The de-identified JPEG of an image whose showing is on the log already, as a search's
+    or a list's. The right to see it is looked up anew."""
+    if form not in SHOWN_FORMS:
+        raise AccessDenied(f"the {form} is not shown")
+    return storage.read(_authorised(image_id, actor, purpose), form)
+
+
+def is_shown(image: Image, *, may_review: bool) -> bool:
+    """Whether its pixels may be seen: indexed ones, and those in review by who reviews them."""
+    return image.state == State.INDEXED or (image.state == State.REVIEW and may_review)
+
+
+def _authorised(image_id: UUID, actor: User, purpose: Purpose) -> Image:
+    try:
+        with access.acting_as(actor, purpose):
+            image = access.find_image(image_id, actor=actor, purpose=purpose)
+        reviewed = access.collections_where(actor, purpose, Capability.REVIEW)
+        if not is_shown(image, may_review=image.collection in reviewed):
+            raise AccessDenied(f"user {actor.pk} has no such image")
+    except AccessDenied:
+        audit.record(Kind.IMAGE_DENIED, actor=actor, purpose=purpose, image=image_id)
+        raise
+    return image

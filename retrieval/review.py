@@ -1,0 +1,104 @@
+"""What a person decides about an image the machinery could not finish.
+
+What waits in review is the reviewer's; what the machinery gave up on is the curator's. Each
+decision is one transaction: the right, the state, the work that follows and the log's entry.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+from uuid import UUID
+
+from retrieval import access, audit, outbox
+from retrieval.errors import AccessDenied, CloisterError, Reason
+from retrieval.models import Image, Kind, Purpose, Stage, State, User, Work
+from retrieval.models.grant import Capability
+
+NEXT_STAGE: Final = {State.RECEIVED: Stage.DEIDENTIFY, State.DEIDENTIFIED: Stage.ENCODE}
+"""What is due for an image in a state that it leaves without a person."""
+
+
+class NotDecidable(CloisterError):
+    """The image is in no state for this decision, or no longer. A retry gives the same answer."""
+
+
+def release(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
+    """A reviewer looked at the covered preview and lets it be encoded and found.
+
+    Raises AccessDenied, or NotDecidable: where the detector failed nobody knows what is in it.
+    """
+    with _deciding(image_id, Capability.REVIEW, actor, purpose) as image:
+        if image.state != State.REVIEW or image.reason == Reason.DETECTOR_FAILED:
+            raise NotDecidable(f"image {image.pk} cannot be released")
+        _record_decision("released", image, actor, purpose)
+        outbox.settle(image, State.DEIDENTIFIED)
+        outbox.add(image, Stage.ENCODE)
+
+
+def reject(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
+    """A reviewer decides that the image is never to be found. Raises as `release`."""
+    with _deciding(image_id, Capability.REVIEW, actor, purpose) as image:
+        if image.state != State.REVIEW:
+            raise NotDecidable(f"image {image.pk} is not in review")
+        _record_decision("rejected", image, actor, purpose)
+        outbox.settle(image, State.REJECTED, Reason.REJECTED_BY_REVIEWER)
+
+
+def retry(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
+    """Start again with what was given up, or go on with what is stuck. Raises as `release`."""
+    with _deciding(image_id, None, actor, purpose) as image:
+        audit.record_in_transaction(
+            Kind.WORK_RETRIED,
+            actor=actor,
+            purpose=purpose,
+            image=image.pk,
+            was=image.state,
+            reason=image.reason,
+        )
+        if image.state == State.QUARANTINED or _waits_for_a_detector(image):
+            outbox.settle(image, State.RECEIVED)
+        stage = NEXT_STAGE.get(State(image.state))
+        if stage is None:
+            raise NotDecidable(f"image {image.pk} has nothing to retry")
+        # A running worker keeps its lease; a work row without one is due at once.
+        if not Work.objects.filter(image=image, stage=stage).update(attempts=0, nudged_at=None):
+            outbox.add(image, stage)
+
+
+def _waits_for_a_detector(image: Image) -> bool:
+    return image.state == State.REVIEW and image.reason == Reason.DETECTOR_FAILED
+
+
+@contextmanager
+def _deciding(
+    image_id: UUID, capability: Capability | None, actor: User, purpose: Purpose
+) -> Iterator[Image]:
+    """The image, locked, in the transaction that decides about it. Refusals are on the log."""
+    try:
+        with access.acting_as(actor, purpose):
+            access.find_image(image_id, actor=actor, purpose=purpose)
+            image = Image.objects.select_for_update().filter(pk=image_id).first()
+            if image is None:
+                raise AccessDenied(f"user {actor.pk} decides about no such image")
+            access.require(
+                actor, purpose, capability or _needed_to_retry(image), image.collection_id
+            )
+            yield image
+    except AccessDenied:
+        audit.record(Kind.IMAGE_DENIED, actor=actor, purpose=purpose, image=image_id)
+        raise
+
+
+def _needed_to_retry(image: Image) -> Capability:
+    return Capability.REVIEW if image.state == State.REVIEW else Capability.INGEST
+
+
+def _record_decision(decision: str, image: Image, actor: User, purpose: Purpose) -> None:
+    audit.record_in_transaction(
+        Kind.REVIEW_DECIDED,
+        actor=actor,
+        purpose=purpose,
+        image=image.pk,
+        decision=decision,
+        reason=image.reason,
+    )
