@@ -4,7 +4,7 @@ Un-redacted pixels exist inside `_deidentified` only: what it returns is covered
 again, and all that the rest of the appliance ever sees.
 """
 
-from functools import lru_cache
+from typing import cast
 
 from retrieval import access, index, outbox, storage
 from retrieval.errors import NeedsReview, Rejected
@@ -14,11 +14,11 @@ from retrieval.queue import QueryVectors
 from retrieval.storage import Form
 from workers.decode.sandbox import decode
 from workers.deidentify import derivative
-from workers.deidentify.faces import CenterFace
-from workers.deidentify.verdict import Deidentified, Profile
+from workers.deidentify.obscure import Style
+from workers.deidentify.verdict import Deidentified, Profile, detector_for
 from workers.deidentify.verdict import deidentify as deidentify_pixels
 from workers.encode.encoder import Encoder
-from workers.encode.registry import EMBEDDED, load
+from workers.encode.registry import EMBEDDED, get_encoder
 
 
 def deidentify(work: Work) -> None:
@@ -52,9 +52,9 @@ def encode(work: Work) -> None:
     with access.processing(work.collection_id):
         image = StoredImage.objects.get(pk=work.image_id)
     version = index.live_encoder()
-    pixels = derivative.decode_preview(storage.read(image, Form.PREVIEW))
+    preview = decode(storage.read(image, Form.PREVIEW))
     encoder = encoder_of(version)
-    (vector,) = encoder.encode_images(encoder.preprocess([pixels]))
+    (vector,) = encoder.encode_images(encoder.preprocess([preview.pixels]))
     with outbox.settling(work) as image:
         index.store(image, vector, encoder=version)
         outbox.settle(image, State.INDEXED)
@@ -87,7 +87,7 @@ def encode_query(words: str, without: str, image: bytes) -> QueryVectors:
 def warm_up() -> None:
     """Load the encoder that answers queries; the first worker ever registers the embedded one."""
     if not EncoderVersion.objects.filter(live=True).exists():
-        embedded = load(EMBEDDED, source=None, digest=None)
+        embedded = get_encoder(EMBEDDED)
         index.register_encoder(
             name=embedded.name,
             digest=embedded.digest,
@@ -98,21 +98,16 @@ def warm_up() -> None:
 
 
 def encoder_of(version: EncoderVersion) -> Encoder:
-    """The encoder behind a row, kept warm in this process. Raises ModelRefused as `load`."""
-    return load(version.name, source=version.source or None, digest=version.digest)
+    """The encoder behind a row, kept warm in this process. Raises ModelRefused."""
+    return get_encoder(version.name, source=version.source or None, digest=version.digest)
 
 
 def _deidentified(content: bytes, profile: PrivacyProfile) -> Deidentified:
     rules = Profile(
         name=profile.name,
-        cover=profile.cover,
+        cover=cast(Style, profile.cover),
         mosaic_cells=profile.mosaic_cells,
         margin=profile.margin,
         detection_threshold=profile.detection_threshold,
     )
-    return deidentify_pixels(decode(content), rules, _face_detector(rules.detection_threshold))
-
-
-@lru_cache(maxsize=4)
-def _face_detector(threshold: float) -> CenterFace:
-    return CenterFace(threshold=threshold)
+    return deidentify_pixels(decode(content), rules, detector_for(rules))
