@@ -1,0 +1,29 @@
+"""Where a model runs, and what running out of its memory means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from retrieval.errors import DeviceBusy
+
+
+def best_device() -> torch.device:
+    """Return the first CUDA device, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def busy_when_out_of_memory() -> Iterator[None]:
+    """Turn an allocation failure into DeviceBusy; every other error passes through."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as exc:
+        raise DeviceBusy("the batch does not fit the device") from exc
+    except RuntimeError as exc:
+        # The CPU allocator has no error class of its own.
+        if "can't allocate memory" not in str(exc):
+            raise
+        raise DeviceBusy("the batch does not fit in memory") from exc

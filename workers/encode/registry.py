@@ -1,0 +1,49 @@
+"""From an encoder's name to the loaded encoder, once per process."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from retrieval.errors import ModelRefused
+from workers.encode.encoder import Encoder
+
+EMBEDDED = "cloister-embedded"
+
+_loaded: dict[tuple[str, str | None, str | None], Encoder] = {}
+_loading = threading.Lock()
+
+
+def load(name: str, *, source: str | None = None, digest: str | None = None) -> Encoder:
+    """Return the encoder of an EncoderVersion row, loaded on first use and kept warm.
+
+    name: EMBEDDED, or any other name for the open_clip model in the folder `source`.
+    digest: sha256 (hex) its weights were recorded with; None only when it is first imported.
+    Raises ModelRefused if files are missing, altered or of a refused format.
+    """
+    key = (name, source, digest)
+    with _loading:
+        if key not in _loaded:
+            encoder = _embedded() if name == EMBEDDED else _from_folder(name, source)
+            if digest is not None and encoder.digest != digest:
+                raise ModelRefused(f"the weights of {name} are not those it was recorded with")
+            _loaded[key] = encoder
+        return _loaded[key]
+
+
+# Imported on use: a model library takes seconds and hundreds of megabytes to import, and a
+# process that never encodes must not pay for it.
+
+
+def _embedded() -> Encoder:
+    from workers.encode.embedded import EmbeddedEncoder  # noqa: PLC0415
+
+    return EmbeddedEncoder()
+
+
+def _from_folder(name: str, source: str | None) -> Encoder:
+    if source is None:
+        raise ModelRefused(f"{name} names no model folder")
+    from workers.encode.openclip import OpenClipEncoder  # noqa: PLC0415
+
+    return OpenClipEncoder(name, Path(source))
