@@ -76,3 +76,16 @@ def grey_dicom(pixels: npt.NDArray[np.uint16], **attributes: object) -> bytes:
     out = io.BytesIO()
     pydicom.dcmwrite(out, dataset, enforce_file_format=True)
     return out.getvalue()
+
+
+def bare_dicom(*, implicit: bool, little: bool) -> bytes:
+    """CT_small.dcm as some archives kept it: the data set alone."""
+    whole = pydicom.dcmread(DICOM_FILES / "CT_small.dcm")
+    dataset = Dataset()
+    dataset.update({element.tag: element for element in whole if not element.tag.is_private})
+    if not little:
+        words = np.frombuffer(whole.PixelData, "<i2")
+        dataset.PixelData = words.astype(">i2").tobytes()
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, dataset, implicit_vr=implicit, little_endian=little, force_encoding=True)
+    return out.getvalue()

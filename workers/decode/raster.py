@@ -35,6 +35,8 @@ _SIGNATURES = (
     b"GIF89a",
     b"BM",
 )
+# What Pillow takes for a pixel; 4 in all other modes.
+_BYTES_A_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -65,7 +67,7 @@ def open_raster(content: bytes, limits: Limits) -> Picture:
     """Recognise and measure a picture by its header.
 
     Raises Rejected: NOT_AN_IMAGE if no accepted format knows it; TRUNCATED, TOO_SMALL,
-    TOO_MANY_PIXELS, DECODE_FAILED. `paint` of the result raises the same.
+    TOO_MANY_PIXELS, DECODE_FAILED, DECODE_MEMORY. `paint` of the result raises the same.
     """
     try:
         image = Image.open(io.BytesIO(content), formats=tuple(MEDIA_TYPES))
@@ -77,6 +79,10 @@ def open_raster(content: bytes, limits: Limits) -> Picture:
         raise Rejected(_damage(content, str(exc))) from exc
     media_type = (MEDIA_TYPES | _NAMED_ON_OPENING)[image.format or ""]
     check_size(image.height, image.width, 1, limits)
+    # Before the orientation is asked for: to find it, Pillow unpacks a whole PNG.
+    held = _BYTES_A_PIXEL.get(image.mode, 4) + 3
+    if held * image.width * image.height > limits.memory_bytes:
+        raise Rejected(Reason.DECODE_MEMORY)
     try:
         frames = int(getattr(image, "n_frames", 1))
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
