@@ -1,0 +1,102 @@
+"""`manage.py deidentify` says what became of every file, and writes only what was released."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from tests.decode import samples
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command as an operator does: another process, and no database to reach."""
+    return subprocess.run(
+        [sys.executable, "manage.py", "deidentify", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "CLOISTER_VAR": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("in")
+    (folder / "deep").mkdir()
+    (folder / "astronaut.png").write_bytes(samples.picture("astronaut.png"))
+    (folder / "deep" / "astronaut.png").write_bytes(samples.encode(samples.noise(40, 40)))
+    (folder / "Doe, Jane (1970).png").write_bytes(samples.encode(samples.noise(40, 40)))
+    (folder / "scan.dcm").write_bytes(samples.dicom("examples_rgb_color.dcm"))
+    (folder / "letter.jpg").write_bytes(b"not a picture at all")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    return folder
+
+
+def test_every_file_has_one_entry_and_only_the_released_are_written(
+    folder: Path, tmp_path: Path
+) -> None:
+    ran = run(folder, "--output", tmp_path / "out", "--json")
+
+    assert ran.returncode == 0, ran.stderr
+    files = {entry["file"]: entry for entry in json.loads(ran.stdout)["files"]}
+    assert {name: (entry["verdict"], entry["reason"]) for name, entry in files.items()} == {
+        "astronaut.png": ("released", None),
+        "deep/astronaut.png": ("released", None),
+        "Doe, Jane (1970).png": ("released", None),
+        "scan.dcm": ("review", "may_carry_burned_in_text"),
+        "letter.jpg": ("rejected", "not_an_image"),
+        "empty.png": ("rejected", "empty_file"),
+        "gone.png": ("rejected", "unreadable_file"),
+    }
+    for entry in files.values():
+        assert entry["seconds"] >= 0
+        assert (entry["text"], entry["tags"]) == ([], {})
+    (face,) = files["astronaut.png"]["faces"]
+    assert set(face) == {"box", "score", "detector"}
+    assert face["box"] == pytest.approx([180, 65, 90, 115], abs=15)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "astronaut.jpg",
+        "astronaut-2.jpg",
+        "picture.jpg",
+    }
+
+
+def test_a_second_run_overwrites_nothing(folder: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "astronaut.jpg"
+    taken.write_bytes(b"mine")
+
+    ran = run(folder / "astronaut.png", "--output", tmp_path, "--json")
+
+    assert json.loads(ran.stdout)["files"][0]["output"] == "astronaut-2.jpg"
+    assert taken.read_bytes() == b"mine"
+
+
+def test_a_refusal_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    ran = run("/nowhere/at/all", "--output", tmp_path / "out", "--json")
+
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    assert len(ran.stderr.strip().splitlines()) == 1
+
+
+def test_an_unknown_profile_is_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CommandError, match="no profile named 'careless'"):
+        call_command("deidentify", folder, output=tmp_path / "out", profile="careless")
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_output_may_not_lie_in_the_folder_that_is_read(folder: Path) -> None:
+    with pytest.raises(CommandError, match="outside"):
+        call_command("deidentify", folder, output=folder / "deep")

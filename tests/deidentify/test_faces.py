@@ -1,0 +1,129 @@
+"""Faces are found large and small, upright and lying; the weights are those that were tested."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retrieval.errors import ModelRefused
+from tests.decode.samples import PICTURES
+from workers.deidentify import faces
+from workers.deidentify.faces import CenterFace, Pixels
+from workers.deidentify.onnx_shape import free_shapes
+
+# The astronaut's face: x, y, width, height in the 512 by 512 picture.
+FACE = (180, 65, 90, 115)
+
+
+@pytest.fixture(scope="module")
+def detector() -> CenterFace:
+    return CenterFace()
+
+
+@pytest.fixture(scope="module")
+def astronaut() -> Image.Image:
+    with Image.open(PICTURES / "astronaut.png") as image:
+        return image.convert("RGB")
+
+
+def iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    across = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    down = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    both = max(0.0, across) * max(0.0, down)
+    return both / (one[2] * one[3] + other[2] * other[3] - both)
+
+
+def best(detector: CenterFace, image: Image.Image, box: tuple[float, ...]) -> float:
+    """How well the best face found in `image` fits `box`."""
+    return max((iou(face.box, box) for face in detector.detect(np.asarray(image))), default=0.0)
+
+
+@pytest.mark.parametrize("side", [100, 256, 1500])
+def test_a_face_is_found_at_any_size_of_the_picture(
+    detector: CenterFace, astronaut: Image.Image, side: int
+) -> None:
+    scaled = astronaut.resize((side, side))
+
+    assert best(detector, scaled, tuple(edge * side / 512 for edge in FACE)) > 0.5
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_face_is_found_in_a_turned_picture(
+    detector: CenterFace, astronaut: Image.Image, turns: int
+) -> None:
+    x, y, w, h = FACE
+    turned = {
+        1: (y, 512 - x - w, h, w),
+        2: (512 - x - w, 512 - y - h, w, h),
+        3: (512 - y - h, x, h, w),
+    }
+
+    assert best(detector, astronaut.rotate(90 * turns), turned[turns]) > 0.5
+
+
+def test_a_face_that_fills_the_picture_is_found(
+    detector: CenterFace, astronaut: Image.Image
+) -> None:
+    close = astronaut.crop((170, 50, 280, 190)).resize((1100, 1400))
+
+    assert best(detector, close, (100, 150, 900, 1150)) > 0.4
+
+
+def test_a_small_face_in_a_large_picture_is_found(
+    detector: CenterFace, astronaut: Image.Image
+) -> None:
+    wide = Image.new("RGB", (2400, 1200), (90, 120, 90))
+    wide.paste(astronaut.resize((128, 128)), (2000, 900))
+
+    assert best(detector, wide, (2000 + 45, 900 + 16, 23, 29)) > 0.35
+
+
+def test_two_faces_are_two_and_each_is_told_once(
+    detector: CenterFace, astronaut: Image.Image
+) -> None:
+    pair = Image.new("RGB", (1024, 512))
+    pair.paste(astronaut, (0, 0))
+    pair.paste(astronaut, (512, 0))
+
+    found = [face for face in detector.detect(np.asarray(pair)) if face.score > 0.5]
+
+    assert len(found) == 2
+    assert {face.detector for face in found} == {"centerface"}
+
+
+@pytest.mark.parametrize("name", ["brick.png", "grass.png", "text.png"])
+def test_a_picture_without_people_has_no_face(detector: CenterFace, name: str) -> None:
+    with Image.open(PICTURES / name) as image:
+        assert detector.detect(np.asarray(image.convert("RGB"))) == []
+
+
+def test_boxes_lie_inside_the_picture(detector: CenterFace, astronaut: Image.Image) -> None:
+    for face in detector.detect(np.asarray(astronaut.crop((200, 90, 400, 291)))):
+        x, y, w, h = face.box
+        assert 0 <= x < x + w <= 200
+        assert 0 <= y < y + h <= 201
+
+
+def test_a_long_thin_picture_is_looked_at(detector: CenterFace) -> None:
+    thin: Pixels = np.zeros((16, 9000, 3), np.uint8)
+
+    assert detector.detect(thin) == []
+
+
+def test_other_weights_than_those_tested_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CenterFace, "_DIGEST", "0" * 64)
+
+    with pytest.raises(ModelRefused):
+        CenterFace()
+
+
+def test_the_larger_of_two_boxes_is_never_dropped_for_a_small_one_inside_it() -> None:
+    small, large = [10, 10, 20, 20, 0.9], [0, 0, 100, 100, 0.3]
+
+    kept = faces._merge(np.array([small, large], np.float32))
+
+    assert len(kept) == 2
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="protocol buffer"):
+        free_shapes(b"\x3a\xff\x01 short", {})

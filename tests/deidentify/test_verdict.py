@@ -1,0 +1,167 @@
+"""A picture is released only when a second look finds nobody; else a person decides."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retrieval.errors import Reason
+from tests.decode import samples
+from workers.decode.sandbox import Decoded, decode
+from workers.deidentify.faces import CenterFace, Face, Pixels
+from workers.deidentify.verdict import PROFILES, Profile, deidentify, detector_for
+
+PROFILE = PROFILES["photographs"]
+PHOTOGRAPH = Decoded(samples.noise(64, 64), 1, "image/png")
+SLICE = Decoded(samples.noise(64, 64), 1, "application/dicom", "CT", None)
+
+
+@dataclass
+class Scripted:
+    """A detector whose answers are given, look by look; the last is given for ever.
+
+    The real one cannot be made to miss, fail or insist on demand.
+    """
+
+    answers: list[list[Face] | Exception]
+    seen: list[Pixels] = field(default_factory=list)
+    name: str = "scripted"
+
+    def detect(self, pixels: Pixels) -> list[Face]:
+        self.seen.append(pixels.copy())
+        answer = self.answers[min(len(self.seen), len(self.answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+FACE = Face((10, 10, 20, 20), 0.9, "scripted")
+OTHER = Face((40, 40, 10, 10), 0.5, "scripted")
+NOBODY: list[Face] = []
+
+
+@pytest.fixture(scope="module")
+def detector() -> CenterFace:
+    return CenterFace()
+
+
+@pytest.mark.parametrize("style", ["solid", "mosaic"])
+def test_the_astronaut_is_released_with_the_face_covered(detector: CenterFace, style: str) -> None:
+    decoded = decode(samples.picture("astronaut.png"))
+    profile = Profile("test", cover=style)  # type: ignore[arg-type]
+
+    result = deidentify(decoded, profile, detector)
+
+    assert (result.verdict, result.reason) == ("released", None)
+    assert len(np.unique(result.pixels[65:180, 180:270].reshape(-1, 3), axis=0)) <= 36
+    assert np.array_equal(result.pixels[300:], decoded.pixels[300:])
+    assert all(face.score < 0.2 for face in detector.detect(result.pixels))
+
+
+@pytest.mark.parametrize("name", ["camera.png", "coffee.png", "chelsea.png", "rocket.jpg"])
+def test_covers_themselves_do_not_send_pictures_to_review(detector: CenterFace, name: str) -> None:
+    assert deidentify(decode(samples.picture(name)), PROFILE, detector).verdict == "released"
+
+
+def test_a_turned_astronaut_is_released_with_the_face_covered(detector: CenterFace) -> None:
+    with Image.open(samples.PICTURES / "astronaut.png") as image:
+        lying = np.asarray(image.convert("RGB").rotate(90))
+
+    result = deidentify(Decoded(lying, 1, "image/png"), PROFILE, detector)
+
+    assert result.verdict == "released"
+    assert not result.pixels[242:332, 65:180].any()
+
+
+def test_the_second_look_is_at_the_covered_pixels() -> None:
+    detector = Scripted([[FACE], NOBODY])
+
+    result = deidentify(PHOTOGRAPH, PROFILE, detector)
+
+    assert result.verdict == "released"
+    assert np.array_equal(detector.seen[1], result.pixels)
+    assert not result.pixels[10:30, 10:30].any()
+
+
+def test_a_face_found_only_by_the_second_look_is_covered_too() -> None:
+    result = deidentify(PHOTOGRAPH, PROFILE, Scripted([[FACE], [OTHER], NOBODY]))
+
+    assert result.verdict == "released"
+    assert result.faces == (FACE, OTHER)
+    assert not result.pixels[40:50, 40:50].any()
+
+
+def test_a_face_that_is_still_found_sends_the_picture_to_review() -> None:
+    result = deidentify(PHOTOGRAPH, PROFILE, Scripted([NOBODY, [OTHER]]))
+
+    assert (result.verdict, result.reason) == ("review", Reason.FACE_STILL_FOUND)
+    assert not result.pixels[40:50, 40:50].any()
+
+
+@pytest.mark.parametrize("answers", [[RuntimeError()], [[FACE], RuntimeError()], [MemoryError()]])
+def test_a_failing_detector_shows_nothing_and_asks_a_person(
+    answers: list[list[Face] | Exception],
+) -> None:
+    result = deidentify(PHOTOGRAPH, PROFILE, Scripted(answers))
+
+    assert (result.verdict, result.reason) == ("review", Reason.DETECTOR_FAILED)
+    assert result.pixels.shape == PHOTOGRAPH.pixels.shape
+    assert not result.pixels.any()
+
+
+@pytest.mark.parametrize("modality", ["US", "SC", "ES", "XC", "GM", "OT", "XA", "RF", "ZZ", None])
+def test_a_dicom_image_that_may_show_writing_is_for_a_person(modality: str | None) -> None:
+    result = deidentify(replace(SLICE, modality=modality), PROFILE, Scripted([[FACE], NOBODY]))
+
+    assert (result.verdict, result.reason) == ("review", Reason.MAY_CARRY_BURNED_IN_TEXT)
+    assert not result.pixels[10:30, 10:30].any()
+
+
+@pytest.mark.parametrize(
+    ("decoded", "verdict"),
+    [
+        (SLICE, "released"),
+        (replace(SLICE, burned_in=True), "review"),
+        (replace(SLICE, copied_screen=True), "review"),
+        (replace(SLICE, modality="US", burned_in=False), "released"),
+        (replace(SLICE, copied_screen=True, burned_in=False), "released"),
+        (PHOTOGRAPH, "released"),
+    ],
+    ids=[
+        "CT",
+        "CT that says so",
+        "screen of a CT",
+        "US that denies",
+        "screen that denies",
+        "photo",
+    ],
+)
+def test_what_the_header_says_decides_about_writing(decoded: Decoded, verdict: str) -> None:
+    assert deidentify(decoded, PROFILE, Scripted([NOBODY])).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "lax",
+    [
+        {"cover": "blur"},
+        {"mosaic_cells": 7},
+        {"mosaic_cells": 0},
+        {"margin": 0.09},
+        {"margin": float("nan")},
+        {"detection_threshold": 0.31},
+        {"detection_threshold": 0.0},
+        {"detection_threshold": float("nan")},
+    ],
+    ids=str,
+)
+def test_a_profile_cannot_be_laxer_than_the_floor(lax: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        Profile("lax", **lax)  # type: ignore[arg-type]
+
+
+def test_a_profile_decides_what_its_detector_takes_for_a_face() -> None:
+    strict = detector_for(Profile("strict", detection_threshold=0.02))
+    pixels = decode(samples.picture("astronaut.png")).pixels
+
+    assert len(strict.detect(pixels)) > len(detector_for(PROFILE).detect(pixels))
