@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from csp.constants import NONE, SELF
+from django.templatetags.static import static
 
 from appliance import env
 
@@ -35,6 +36,8 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
+    "appliance.web.middleware.AdminPolicyMiddleware",
+    "appliance.web.middleware.UploadLimitMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -60,6 +63,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "appliance.web.page.frame",
             ],
         },
     },
@@ -80,6 +84,7 @@ AUTH_PASSWORD_VALIDATORS = [
     },
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
+CSRF_FAILURE_VIEW = "appliance.web.views.errors.csrf_failure"
 LOGIN_URL = "sign_in"
 LOGIN_REDIRECT_URL = "search"
 LOGOUT_REDIRECT_URL = "sign_in"
@@ -87,6 +92,7 @@ LOGOUT_REDIRECT_URL = "sign_in"
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
+FORMAT_MODULE_PATH = "appliance.web.formats"
 
 STATIC_URL = "static/"
 STATIC_ROOT = VAR / "static"
@@ -140,6 +146,24 @@ UNFOLD = {
     "SITE_URL": "/",
     "SHOW_HISTORY": False,
     "SHOW_VIEW_ON_SITE": False,
+    "STYLES": [lambda _request: static("cloister/admin.css")],
+    "SITE_SYMBOL": "shield_person",
+    "COLORS": {
+        "primary": {
+            "50": "#eef7f6",
+            "100": "#d5ebe8",
+            "200": "#aed8d3",
+            "300": "#7cc4bd",
+            "400": "#4aa59d",
+            "500": "#2f8780",
+            "600": "#1f5f5b",
+            "700": "#1c524e",
+            "800": "#18423f",
+            "900": "#143634",
+            "950": "#0a201f",
+        },
+    },
+    "SIDEBAR": {"show_search": False, "show_all_applications": False},
 }
 
 LOGGING = {

@@ -112,7 +112,7 @@ def open_collection(
     An administrator reads nothing by being one: these grants can be seen, changed and revoked
     like any other. Raises NameTaken.
     """
-    with transaction.atomic(durable=True):
+    with transaction.atomic():
         if Collection.objects.filter(name=name).exists():
             raise NameTaken("there is a collection of that name")
         collection = Collection.objects.create(

@@ -61,11 +61,15 @@ def is_shown(image: Image, *, may_review: bool) -> bool:
 def _authorised(image_id: UUID, actor: User, purpose: Purpose) -> Image:
     try:
         with access.acting_as(actor, purpose):
-            image = access.find_image(image_id, actor=actor, purpose=purpose)
-        reviewed = access.collections_where(actor, purpose, Capability.REVIEW)
-        if not is_shown(image, may_review=image.collection in reviewed):
-            raise AccessDenied(f"user {actor.pk} has no such image")
+            return _find_shown(image_id, actor, purpose)
     except AccessDenied:
         audit.record(Kind.IMAGE_DENIED, actor=actor, purpose=purpose, image=image_id)
         raise
+
+
+def _find_shown(image_id: UUID, actor: User, purpose: Purpose) -> Image:
+    image = access.find_image(image_id, actor=actor, purpose=purpose)
+    reviewed = access.collections_where(actor, purpose, Capability.REVIEW)
+    if not is_shown(image, may_review=image.collection in reviewed):
+        raise AccessDenied(f"user {actor.pk} has no such image")
     return image

@@ -18,7 +18,7 @@ NEXT_STAGE: Final = {State.RECEIVED: Stage.DEIDENTIFY, State.DEIDENTIFIED: Stage
 """What is due for an image in a state that it leaves without a person."""
 
 
-class NotDecidable(CloisterError):
+class NotDecidable(CloisterError):  # noqa: N818  as its sisters in errors.py
     """The image is in no state for this decision, or no longer. A retry gives the same answer."""
 
 
@@ -76,17 +76,23 @@ def _deciding(
     """The image, locked, in the transaction that decides about it. Refusals are on the log."""
     try:
         with access.acting_as(actor, purpose):
-            access.find_image(image_id, actor=actor, purpose=purpose)
-            image = Image.objects.select_for_update().filter(pk=image_id).first()
-            if image is None:
-                raise AccessDenied(f"user {actor.pk} decides about no such image")
-            access.require(
-                actor, purpose, capability or _needed_to_retry(image), image.collection_id
-            )
-            yield image
+            yield _find_and_lock(image_id, capability, actor, purpose)
     except AccessDenied:
         audit.record(Kind.IMAGE_DENIED, actor=actor, purpose=purpose, image=image_id)
         raise
+
+
+def _find_and_lock(
+    image_id: UUID, capability: Capability | None, actor: User, purpose: Purpose
+) -> Image:
+    access.find_image(image_id, actor=actor, purpose=purpose)
+    # Row-level security locks for those only who may change something here.
+    image = Image.objects.select_for_update().filter(pk=image_id).first()
+    if image is None:
+        raise AccessDenied(f"user {actor.pk} decides about no such image")
+    # Asked of the locked row: between two looks, what was given up may have come into review.
+    access.require(actor, purpose, capability or _needed_to_retry(image), image.collection_id)
+    return image
 
 
 def _needed_to_retry(image: Image) -> Capability:

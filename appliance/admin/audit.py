@@ -1,0 +1,117 @@
+from typing import Any
+
+from django.contrib import admin, messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect
+from django.urls import URLPattern, path
+from django.utils.text import Truncator
+from django.views.decorators.http import require_POST
+
+from appliance.admin.base import PURPOSE, ReadOnlyAdmin, in_context, rendered
+from appliance.web.purpose import actor_of
+from retrieval import audit
+from retrieval.models import AuditEvent, Kind, Purpose
+
+SUMMARY_CHARS = 90
+
+
+class PurposeFilter(admin.SimpleListFilter):
+    title = "purpose of use"
+    parameter_name = "purpose"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(p.value, str(p.label)) for p in Purpose]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        return queryset.filter(purpose=self.value()) if self.value() else queryset
+
+
+class ActorFilter(admin.RelatedOnlyFieldListFilter):
+    """Those who are on the log, not everybody who has an account."""
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(ReadOnlyAdmin):
+    """The log, read only: the database has it append-only, and shows it to those who may read it.
+
+    Reading it is on it, too.
+    """
+
+    list_display = ["number", "occurred_at", "kind", "actor", "purpose", "summary"]
+    list_filter = [
+        "kind",
+        PurposeFilter,
+        ("actor", ActorFilter),
+        ("occurred_at", admin.DateFieldListFilter),
+    ]
+    list_select_related = ["actor"]
+    list_per_page = 50
+    show_full_result_count = False
+    fields = ["number", "occurred_at", "kind", "actor", "purpose", "details", "fingerprint"]
+    readonly_fields = ["fingerprint"]
+    list_before_template = "admin/verify_log.html"
+
+    @admin.display(description="details")
+    def summary(self, event: AuditEvent) -> str:
+        return Truncator(event.details).chars(SUMMARY_CHARS)
+
+    @admin.display(description="SHA-256 of this entry and all before it")
+    def fingerprint(self, event: AuditEvent) -> str:
+        return bytes(event.entry_hash).hex()
+
+    def get_urls(self) -> list[URLPattern]:
+        verify = self.admin_site.admin_view(require_POST(self.verify_view))
+        return [path("verify/", verify, name="retrieval_auditevent_verify"), *super().get_urls()]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        with in_context(request):
+            response = rendered(super().changelist_view(request, extra_context))
+        self._record_reading(request)
+        return response
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        with in_context(request):
+            response = rendered(
+                super().changeform_view(request, object_id, form_url, extra_context)
+            )
+        self._record_reading(request, entry=object_id)
+        return response
+
+    def _record_reading(self, request: HttpRequest, entry: str | None = None) -> None:
+        narrowed_by = sorted(key for key in request.GET if key != "p")
+        audit.record(
+            Kind.AUDIT_READ,
+            actor=actor_of(request),
+            purpose=PURPOSE,
+            entry=entry,
+            filters=narrowed_by,
+            page=request.GET.get("p"),
+        )
+
+    def verify_view(self, request: HttpRequest) -> HttpResponseRedirect:
+        """Recompute the chain and say where it breaks, if it does."""
+        if not self.has_view_permission(request):
+            messages.error(request, "You may not read the log.")
+            return redirect("admin:index")
+        with in_context(request):
+            verification = audit.verify()
+        audit.record(
+            Kind.AUDIT_VERIFIED,
+            actor=actor_of(request),
+            purpose=PURPOSE,
+            entries=verification.entries,
+            first_wrong=verification.first_wrong,
+        )
+        if verification.holds:
+            messages.success(request, f"{verification.entries} entries, the chain holds.")
+        else:
+            messages.error(request, f"Entry {verification.first_wrong}: {verification.problem}.")
+        return redirect("admin:retrieval_auditevent_changelist")

@@ -1,0 +1,83 @@
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.db.models import Model
+from django.http import HttpRequest
+
+from appliance.admin.base import ModelAdmin
+from appliance.admin.purposes import PurposesField, in_words
+from appliance.web.purpose import actor_of
+from retrieval import access, audit
+from retrieval.models import Collection, Kind, PrivacyProfile
+
+
+class CollectionForm(forms.ModelForm):  # type: ignore[type-arg]  # no runtime generics
+    purposes = PurposesField(
+        help_text="What may be granted here. Taking one away closes it for everybody at once."
+    )
+
+    class Meta:
+        model = Collection
+        fields = ["name", "description", "profile", "purposes"]
+
+
+@admin.register(Collection)
+class CollectionAdmin(ModelAdmin[Collection]):
+    """Opened and described here; what is in one is seen by those with a grant only."""
+
+    form = CollectionForm
+    list_display = ["name", "profile", "purposes_of_use", "created_at"]
+    list_select_related = ["profile"]
+    search_fields = ["name"]
+
+    @admin.display(description="purposes of use")
+    def purposes_of_use(self, collection: Collection) -> str:
+        return in_words(collection.purposes)
+
+    def save_model(self, request: HttpRequest, obj: Collection, form: Any, change: bool) -> None:
+        if not change:
+            opened = access.open_collection(
+                name=obj.name,
+                profile=obj.profile,
+                actor=actor_of(request),
+                description=obj.description,
+                purposes=obj.purposes,
+            )
+            obj.pk = opened.pk
+            return
+        super().save_model(request, obj, form, change)
+        audit.record_in_transaction(
+            Kind.COLLECTION_CHANGED,
+            actor=actor_of(request),
+            collection=obj.pk,
+            change="edited",
+            fields=form.changed_data,
+        )
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False  # a collection is erased, with a certificate
+
+
+@admin.register(PrivacyProfile)
+class PrivacyProfileAdmin(ModelAdmin[PrivacyProfile]):
+    """How pictures are covered. The floor stands in the database; images keep what they got."""
+
+    list_display = ["name", "cover", "mosaic_cells", "margin", "detection_threshold"]
+
+    def save_model(
+        self, request: HttpRequest, obj: PrivacyProfile, form: Any, change: bool
+    ) -> None:
+        super().save_model(request, obj, form, change)
+        audit.record_in_transaction(
+            Kind.PROFILE_CHANGED,
+            actor=actor_of(request),
+            profile=obj.pk,
+            cover=obj.cover,
+            mosaic_cells=obj.mosaic_cells,
+            margin=obj.margin,
+            detection_threshold=obj.detection_threshold,
+        )
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False  # collections and past decisions refer to it

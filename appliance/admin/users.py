@@ -1,0 +1,134 @@
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group
+from django.db import transaction
+from django.db.models import Model
+from django.http import HttpRequest, HttpResponse
+
+from appliance.admin.base import ModelAdmin
+from appliance.web.purpose import actor_of
+from retrieval import audit
+from retrieval.models import Kind, User
+
+if TYPE_CHECKING:
+    from django.contrib.auth.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+else:
+    from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+
+
+class HandedOutPasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg]  # no runtime generics
+    """A password somebody else knows is good for one sign-in."""
+
+    def save(self, commit: bool = True) -> User:
+        self.user.must_change_password = True
+        user = super().save(commit)
+        assert isinstance(user, User)  # noqa: S101  the one user model
+        return user
+
+
+class NewUserForm(UserCreationForm):  # type: ignore[type-arg]  # no runtime generics
+    class Meta:
+        model = User
+        fields = ["username", "is_staff"]
+
+    def save(self, commit: bool = True) -> User:
+        self.instance.must_change_password = True
+        user = super().save(commit)
+        assert isinstance(user, User)  # noqa: S101  the one user model
+        return user
+
+
+class RecordedAdmin(ModelAdmin[Any]):
+    """What the administration writes into its own history goes onto the log as well: ids only."""
+
+    subject = ""
+
+    def log_addition(self, request: HttpRequest, obj: Model, message: Any) -> Any:
+        self._record(request, obj, "added")
+        return super().log_addition(request, obj, message)
+
+    def log_change(self, request: HttpRequest, obj: Model, message: Any) -> Any:
+        parts = [part.get("changed", {}) for part in message if isinstance(part, dict)]
+        fields = [str(name) for part in parts for name in part.get("fields", [])]
+        self._record(request, obj, "changed", fields)
+        return super().log_change(request, obj, message)
+
+    def delete_model(self, request: HttpRequest, obj: Model) -> None:
+        self._record(request, obj, "deleted")
+        super().delete_model(request, obj)
+
+    def _record(
+        self, request: HttpRequest, obj: Model, change: str, fields: list[str] | None = None
+    ) -> None:
+        audit.record_in_transaction(
+            Kind.USER_CHANGED,
+            actor=actor_of(request),
+            **{self.subject: obj.pk},
+            change=change,
+            fields=fields,
+        )
+
+
+@admin.register(User)
+class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no runtime generics
+    """Accounts. They are closed, never deleted: the log refers to them."""
+
+    subject = "user"
+    form = UserChangeForm
+    add_form = NewUserForm
+    change_password_form = HandedOutPasswordForm
+    list_display = ["username", "is_active", "is_staff", "is_superuser", "last_login"]
+    list_filter = ["is_active", "is_staff", "groups"]
+    search_fields = ["username"]
+    fieldsets = [
+        (None, {"fields": ["username", "password", "must_change_password"]}),
+        ("Person", {"fields": ["first_name", "last_name", "email"]}),
+        (
+            "Rights in the administration",
+            {
+                "fields": ["is_active", "is_staff", "is_superuser", "groups", "user_permissions"],
+                "description": "None of these opens an image: grants do.",
+            },
+        ),
+    ]
+    add_fieldsets = [(None, {"fields": ["username", "is_staff", "password1", "password2"]})]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
+        if request.user.is_superuser:
+            return []
+        # Who may edit accounts could otherwise make their own one all-powerful.
+        return ["is_staff", "is_superuser", "groups", "user_permissions"]
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        if isinstance(obj, User) and obj.is_superuser and not actor_of(request).is_superuser:
+            return False  # nor take over an account that is
+        return super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def user_change_password(
+        self,
+        request: HttpRequest,
+        id: str,
+        form_url: str = "",
+    ) -> HttpResponse:
+        with transaction.atomic():
+            return super().user_change_password(request, id, form_url)
+
+
+admin.site.unregister(Group)
+
+
+@admin.register(Group)
+class GroupAdmin(RecordedAdmin, DjangoGroupAdmin):
+    subject = "group"
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        # Its grants would go with it, each without an entry of its own: revoke them first.
+        if isinstance(obj, Group) and obj.grant_set.exists():
+            return False
+        return super().has_delete_permission(request, obj)

@@ -1,0 +1,15 @@
+from django.urls import path
+
+from appliance.web.views import health, image, search, session
+
+urlpatterns = [
+    path("", search.search_page, name="search"),
+    path("images/<uuid:image_id>/", image.image_page, name="image"),
+    path("images/<uuid:image_id>/preview", image.preview, name="preview"),
+    path("images/<uuid:image_id>/thumbnail", image.thumbnail, name="thumbnail"),
+    path("purpose", session.declare_purpose, name="purpose"),
+    path("sign-in", session.SignIn.as_view(), name="sign_in"),
+    path("sign-out", session.SignOut.as_view(), name="sign_out"),
+    path("password", session.ChangePassword.as_view(), name="change_password"),
+    path("healthz", health.healthz, name="healthz"),
+]

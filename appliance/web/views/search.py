@@ -1,0 +1,95 @@
+"""The search page. A query travels in a form's body: never in an address, a log or a Referer."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods
+
+from appliance.web import ticket
+from appliance.web.forms import SearchForm
+from appliance.web.purpose import actor_of, of_session
+from retrieval import access
+from retrieval.errors import (
+    AccessDenied,
+    CloisterError,
+    EncoderUnavailable,
+    NeedsReview,
+    Rejected,
+)
+from retrieval.models.grant import Capability
+from retrieval.search import Answer, Hit, Query, search
+
+RESULTS = 40
+
+REFUSALS: Final[dict[type[Exception], tuple[str, int]]] = {
+    AccessDenied: ("There is nothing you may search for this purpose.", 403),
+    Rejected: ("The example image cannot be used: {reason}.", 422),
+    NeedsReview: ("The example image could not be de-identified: {reason}.", 422),
+    EncoderUnavailable: ("No encoder answers right now. Please try again.", 503),
+    ValueError: ("What is wanted and what is not wanted cancel each other out.", 400),
+}
+"""One sentence for each reason why there is no answer, and the status it goes out with."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One hit and the ticket its thumbnail is fetched with."""
+
+    hit: Hit
+    ticket: str
+
+
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def search_page(request: HttpRequest) -> HttpResponse:
+    actor, purpose = actor_of(request), of_session(request)
+    searchable = access.collections_where(actor, purpose, Capability.SEARCH)
+    if request.method != "POST":
+        form = SearchForm(readable=searchable)
+        return render(request, "search.html", {"form": form, "searchable": searchable})
+    form = SearchForm(request.POST, request.FILES, readable=searchable)
+    answer, problem, status = _answer(request, form)
+    results = (
+        [Result(hit, ticket.issue(request, hit.image_id, purpose)) for hit in answer.hits]
+        if answer is not None
+        else []
+    )
+    template = "results.html" if request.headers.get("HX-Request") else "search.html"
+    context = {
+        "form": form,
+        "searchable": searchable,
+        "answer": answer,
+        "results": results,
+        "problem": problem,
+    }
+    return render(request, template, context, status=status)
+
+
+def _answer(request: HttpRequest, form: SearchForm) -> tuple[Answer | None, str, int]:
+    """The answer, or one sentence why there is none and the status it goes out with."""
+    if not form.is_valid():
+        return None, " ".join(str(e) for errors in form.errors.values() for e in errors), 400
+    asked = form.cleaned_data
+    query = Query(
+        words=asked["words"],
+        without=asked["without"],
+        image=asked["image"].read() if asked["image"] else b"",
+        like=asked["like"],
+        collections=asked["collections"] or None,
+    )
+    try:
+        answer = search(query, actor=actor_of(request), purpose=of_session(request), limit=RESULTS)
+    except (CloisterError, ValueError) as error:
+        for refusal, (problem, status) in REFUSALS.items():
+            if isinstance(error, refusal):
+                return None, problem.format(reason=_in_words(error)), status
+        raise
+    return answer, "", 200
+
+
+def _in_words(error: Exception) -> str:
+    reason = error.reason if isinstance(error, (Rejected, NeedsReview)) else ""
+    return reason.replace("_", " ")

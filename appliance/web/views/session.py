@@ -1,0 +1,68 @@
+"""Signing in and out, passwords, and the declared purpose of use. All of it on the log."""
+
+from django.contrib.auth import update_session_auth_hash
+from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.views import LoginView, LogoutView, PasswordChangeView
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect
+from django.urls import reverse_lazy
+from django.views.decorators.http import require_POST
+from django_htmx.http import HttpResponseClientRedirect
+
+from appliance.web import purpose
+from appliance.web.forms import OwnPasswordForm, PurposeForm
+from retrieval import audit
+from retrieval.models import Kind, Purpose
+
+
+class SignIn(LoginView):
+    template_name = "sign_in.html"
+
+    def get(self, request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
+        # A part of a page asked for after the session ended: the whole page must go.
+        if request.headers.get("HX-Request"):
+            return HttpResponseClientRedirect(str(reverse_lazy("sign_in")))
+        return super().get(request, *args, **kwargs)
+
+    def form_valid(self, form: AuthenticationForm) -> HttpResponse:
+        audit.record(Kind.SIGNED_IN, actor=form.get_user())
+        return super().form_valid(form)
+
+    def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
+        name = str(form.data.get("username", ""))
+        audit.record(Kind.SIGN_IN_FAILED, actor=None, name=audit.fingerprint(name))
+        return super().form_invalid(form)
+
+
+class SignOut(LogoutView):
+    def post(self, request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
+        audit.record(Kind.SIGNED_OUT, actor=purpose.actor_of(request))
+        return super().post(request, *args, **kwargs)
+
+
+class ChangePassword(PasswordChangeView):
+    template_name = "change_password.html"
+    form_class = OwnPasswordForm
+    success_url = reverse_lazy("search")
+
+    def form_valid(self, form: OwnPasswordForm) -> HttpResponse:
+        user = purpose.actor_of(self.request)
+        with transaction.atomic():
+            form.save()
+            user.must_change_password = False
+            user.save(update_fields=["must_change_password"])
+            audit.record_in_transaction(
+                Kind.USER_CHANGED, actor=user, user=user.pk, change="own password"
+            )
+        update_session_auth_hash(self.request, user)
+        return HttpResponseRedirect(str(self.success_url))
+
+
+@require_POST
+def declare_purpose(request: HttpRequest) -> HttpResponse:
+    granted = purpose.granted_to(purpose.actor_of(request))
+    form = PurposeForm(request.POST, granted=granted)
+    if form.is_valid():
+        purpose.declare(request, Purpose(form.cleaned_data["purpose"]))
+    return redirect("search")
