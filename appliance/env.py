@@ -60,7 +60,7 @@ def _make_secret(path: Path) -> str:
 
 
 def socket_folder(var: Path) -> Path:
-    """Where the embedded servers' sockets lie: in the data folder, if their path is not too long."""
+    """Where the embedded servers' sockets lie: in the data folder, unless its path is too long."""
     folder = var / "run"
     if len(os.fsencode(folder)) <= LONGEST_SOCKET_FOLDER:
         return folder

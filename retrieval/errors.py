@@ -87,10 +87,6 @@ class ModelRefused(CloisterError):
     """A model's files are missing, altered or of a refused format. Permanent."""
 
 
-class UnknownName(CloisterError):
-    """A collection, user, purpose or encoder named by the operator does not exist."""
-
-
 class NameTaken(CloisterError):
     """There is one of that name already; nothing was changed."""
 

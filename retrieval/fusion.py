@@ -14,10 +14,10 @@ def combine(wanted: Sequence[np.ndarray], unwanted: Sequence[np.ndarray] = ()) -
     """
     if not wanted:
         raise ValueError("a query wants something")
-    mixed = np.mean(wanted, axis=0)
+    mixed: np.ndarray = np.mean(wanted, axis=0)
     if unwanted:
         mixed = mixed - 0.5 * np.mean(unwanted, axis=0)
     norm = float(np.linalg.norm(mixed))
     if not norm > 0:
         raise ValueError("the parts of the query cancel each other out")
-    return (mixed / norm).astype(np.float32)
+    return np.asarray(mixed / norm, dtype=np.float32)

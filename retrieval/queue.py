@@ -5,10 +5,11 @@ rows (outbox.py), and a query that is not answered in time is an error the calle
 """
 
 import struct
+import time
 import uuid
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import redis
@@ -29,6 +30,7 @@ from retrieval.models import Stage
 
 QUERY_TIMEOUT_S: Final = 20.0
 REPLY_LIFETIME_S: Final = 300
+SOCKET_TIMEOUT_S: Final = 5.0
 ENCODE_QUERY: Final = "encode_query"
 QUERY_QUEUE: Final = "query"
 
@@ -42,7 +44,7 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5},
+    broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": SOCKET_TIMEOUT_S},
     task_publish_retry=False,
     task_routes={
         ENCODE_QUERY: {"queue": QUERY_QUEUE},
@@ -72,7 +74,7 @@ def nudge(stage: str, work_id: int) -> None:
 def is_idle(stage: str) -> bool:
     """Whether no nudge waits for `stage`: what is due all the same was lost on the way."""
     try:
-        return int(_broker().llen(stage)) == 0  # type: ignore[arg-type]  # sync client: an int
+        return int(_broker().llen(stage)) == 0
     except redis.RedisError as error:
         raise ServicesUnavailable("the broker does not answer") from error
 
@@ -92,12 +94,21 @@ def encode_query(
         broker = _broker()
         broker.set(f"{reply_to}:query", sealed, ex=REPLY_LIFETIME_S)
         app.send_task(ENCODE_QUERY, args=[reply_to], expires=timeout_s)
-        answer = broker.blpop([reply_to], timeout=timeout_s)
+        answer = _wait_for(reply_to, broker, timeout_s)
     except (OperationalError, redis.RedisError) as error:
         raise EncoderUnavailable("the broker does not answer") from error
     if answer is None:
         raise EncoderUnavailable(f"no worker answered within {timeout_s:.0f} s")
-    return _read_reply(keys.unseal_message(answer[1], context=reply_to.encode()))  # type: ignore[index]
+    return _read_reply(keys.unseal_message(answer, context=reply_to.encode()))
+
+
+def _wait_for(reply_to: str, broker: redis.Redis, timeout_s: float) -> bytes | None:
+    """In short waits: a connection that died in a long one would hang until its end."""
+    deadline = time.monotonic() + timeout_s
+    while (left := deadline - time.monotonic()) > 0:
+        if answer := broker.blpop([reply_to], timeout=min(left, SOCKET_TIMEOUT_S / 2)):
+            return cast(bytes, answer[1])
+    return None
 
 
 def wait_for_query_worker(timeout_s: float) -> None:
@@ -111,7 +122,7 @@ def take_query(reply_to: str) -> tuple[str, str, bytes] | None:
     if sealed is None:
         return None
     words, without, image = _unpack(
-        keys.unseal_message(bytes(sealed), context=reply_to.encode())  # type: ignore[arg-type]
+        keys.unseal_message(cast(bytes, sealed), context=reply_to.encode())
     )
     return words.decode(), without.decode(), image
 
@@ -164,4 +175,4 @@ def _unpack(content: bytes) -> list[bytes]:
 @lru_cache(maxsize=1)
 def _broker() -> redis.Redis:
     url = settings.CLOISTER_BROKER_URL.replace("redis+socket://", "unix://", 1)
-    return redis.Redis.from_url(url, socket_connect_timeout=2)
+    return redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=SOCKET_TIMEOUT_S)

@@ -92,7 +92,14 @@ def receive(
         media_type = media.sniff(head)
         if media_type is None or media_type == media.ZIP:
             raise Rejected(Reason.NOT_AN_IMAGE)
-        return _store(itertools.chain([head], chunks), name, media_type, batch, actor, purpose)
+        return _store(
+            itertools.chain([head], chunks),
+            name,
+            media_type,
+            batch,
+            actor=actor,
+            purpose=purpose,
+        )
 
 
 def _read(candidate: Candidate) -> Generator[bytes]:
@@ -114,15 +121,14 @@ def _store(
     name: str,
     media_type: str,
     batch: ImportBatch,
+    *,
     actor: User,
     purpose: Purpose,
 ) -> tuple[Image, bool]:
     image_id = uuid4()
     data_key, wrapped_key = keys.new_data_key(image_id)
     content_hash = keys.content_hash(batch.collection_id)
-    storage.write(
-        image_id, storage.Form.ORIGINAL, _hashed(chunks, content_hash), data_key=data_key
-    )
+    storage.write(image_id, storage.Form.ORIGINAL, _hashed(chunks, content_hash), data_key=data_key)
     image = Image(
         pk=image_id,
         collection_id=batch.collection_id,
@@ -193,7 +199,7 @@ def _file_or_archive(path: Path, name: str) -> Iterator[Candidate | Refusal]:
     if is_archive:
         yield from _archive(path, name)
     else:
-        yield Candidate(name, partial(path.open, "rb"))
+        yield Candidate(name, lambda: path.open("rb"))
 
 
 def _archive(path: Path, name: str) -> Iterator[Candidate | Refusal]:

@@ -18,7 +18,7 @@ NEXT_STAGE: Final = {State.RECEIVED: Stage.DEIDENTIFY, State.DEIDENTIFIED: Stage
 """What is due for an image in a state that it leaves without a person."""
 
 
-class NotDecidable(CloisterError):  # noqa: N818  as its sisters in errors.py
+class NotDecidable(CloisterError):
     """The image is in no state for this decision, or no longer. A retry gives the same answer."""
 
 

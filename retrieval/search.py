@@ -122,9 +122,7 @@ def _nearest(
     ]
 
 
-def _encode(
-    query: Query, encoder: EncoderVersion
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _encode(query: Query, encoder: EncoderVersion) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The wanted and the unwanted vectors of what the query brings along, in `encoder`'s space."""
     if not (query.words.strip() or query.image or query.without.strip()):
         return [], []

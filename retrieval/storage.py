@@ -81,7 +81,7 @@ def remove(image_id: UUID) -> None:
 
 
 def source_name(image: Image) -> str:
-    """The name the picture came under. Only for those with SEE_SOURCE_NAMES: it may be a person's."""
+    """The file name it came under: for those with SEE_SOURCE_NAMES only, it may be a person's."""
     sealed = bytes(image.sealed_name)
     return keys.unseal(sealed, key=_data_key(image), context=b"source name").decode()
 

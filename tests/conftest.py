@@ -7,12 +7,16 @@ plays a worker uses `as_worker`; one that plays a database administrator uses `s
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from pytest_django.plugin import DjangoDbBlocker
 
 from tests import database, early
+
+if TYPE_CHECKING:
+    from appliance.embedded.supervisor import Appliance
 
 
 @pytest.fixture(scope="session")
@@ -23,19 +27,16 @@ def var() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def services(var: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+def services(var: Path, django_db_blocker: DjangoDbBlocker) -> Iterator["Appliance"]:
     """PostgreSQL and Valkey, started as `manage.py up` starts them, and the key file."""
-    from appliance import env
     from appliance.embedded import supervisor
-    from retrieval import keys
 
-    keys.create_key_file(env.key_file())
-    with django_db_blocker.unblock(), supervisor.running(var):
-        yield
+    with django_db_blocker.unblock(), supervisor.running(var) as appliance:
+        yield appliance
 
 
 @pytest.fixture
-def db(services: None, var: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+def db(services: object, var: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """Empty tables, and leave to use them. Takes the place of pytest-django's fixture."""
     from django.db import connection
 

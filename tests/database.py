@@ -46,8 +46,9 @@ def empty(var: Path) -> None:
             )
             if name not in KEPT
         ]
-        partitions = superuser.execute("SELECT relname FROM pg_class WHERE relispartition"
-                                       " AND relkind = 'r'").fetchall()
+        partitions = superuser.execute(
+            "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r'"
+        ).fetchall()
         for (name,) in partitions:
             superuser.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(str(name))))
         for name in names:

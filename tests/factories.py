@@ -4,8 +4,10 @@ import io
 import itertools
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from PIL import Image as Picture
 
 from retrieval import access, index, keys, storage
 from retrieval.models import (
@@ -30,7 +32,7 @@ def operator() -> User:
     return User.objects.get(username=access.OPERATOR)
 
 
-def make_user(name: str = "", **fields: object) -> User:
+def make_user(name: str = "", **fields: Any) -> User:
     return User.objects.create_user(
         username=name or f"user-{next(_numbers)}",
         password="correct horse battery",
@@ -38,7 +40,7 @@ def make_user(name: str = "", **fields: object) -> User:
     )
 
 
-def make_collection(name: str = "", **fields: object) -> Collection:
+def make_collection(name: str = "", **fields: Any) -> Collection:
     return access.open_collection(
         name=name or f"collection {next(_numbers)}",
         profile=PrivacyProfile.objects.get(name="photographs"),
@@ -52,7 +54,7 @@ def grant(
     collection: Collection,
     role: Role = Role.SEARCHER,
     *purposes: Purpose,
-    **fields: object,
+    **fields: Any,
 ) -> Grant:
     return access.give_grant(
         collection,
@@ -65,9 +67,7 @@ def grant(
 
 
 def make_encoder(dimensions: int = 3, name: str = "test-encoder") -> EncoderVersion:
-    return index.register_encoder(
-        name=name, digest="0" * 64, dimensions=dimensions, licence="none"
-    )
+    return index.register_encoder(name=name, digest="0" * 64, dimensions=dimensions, licence="none")
 
 
 def make_image(
@@ -77,7 +77,7 @@ def make_image(
     state: State = State.INDEXED,
     name: str = "picture.png",
     preview: bytes | None = None,
-    **fields: object,
+    **fields: Any,
 ) -> Image:
     """One image as it stands after its way, without walking it."""
     (image,) = make_images(
@@ -99,13 +99,13 @@ def make_images(
     *,
     state: State = State.INDEXED,
     name: str = "picture.png",
-    **fields: object,
+    **fields: Any,
 ) -> list[Image]:
     acting = operator()
     images = []
     with access.acting_as(acting, Purpose.ADMINISTRATION):
         batch = ImportBatch.objects.create(collection=collection, started_by=acting)
-        for _ in vectors or [None]:
+        for _ in range(1 if vectors is None else len(vectors)):
             image_id = uuid.uuid4()
             data_key, wrapped_key = keys.new_data_key(image_id)
             images.append(
@@ -133,8 +133,6 @@ def make_images(
 
 def png(side: int = 32, colour: tuple[int, int, int] = (90, 120, 150)) -> bytes:
     """A plain picture as a file's bytes."""
-    from PIL import Image as Picture
-
     file = io.BytesIO()
     Picture.new("RGB", (side, side), colour).save(file, "PNG")
     return file.getvalue()

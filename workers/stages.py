@@ -18,7 +18,7 @@ from workers.deidentify.obscure import Style
 from workers.deidentify.verdict import Deidentified, Profile, detector_for
 from workers.deidentify.verdict import deidentify as deidentify_pixels
 from workers.encode.encoder import Encoder
-from workers.encode.registry import EMBEDDED, get_encoder
+from workers.encode.registry import EMBEDDED, load
 
 
 def deidentify(work: Work) -> None:
@@ -87,7 +87,7 @@ def encode_query(words: str, without: str, image: bytes) -> QueryVectors:
 def warm_up() -> None:
     """Load the encoder that answers queries; the first worker ever registers the embedded one."""
     if not EncoderVersion.objects.filter(live=True).exists():
-        embedded = get_encoder(EMBEDDED)
+        embedded = load(EMBEDDED)
         index.register_encoder(
             name=embedded.name,
             digest=embedded.digest,
@@ -99,7 +99,7 @@ def warm_up() -> None:
 
 def encoder_of(version: EncoderVersion) -> Encoder:
     """The encoder behind a row, kept warm in this process. Raises ModelRefused."""
-    return get_encoder(version.name, source=version.source or None, digest=version.digest)
+    return load(version.name, source=version.source or None, digest=version.digest)
 
 
 def _deidentified(content: bytes, profile: PrivacyProfile) -> Deidentified:

@@ -140,11 +140,19 @@ def _make_cluster(var: Path, folder: Path, user: str | None) -> None:
     if user is not None:
         shutil.chown(draft, user, user)
         shutil.chown(password_file, user, user)
-    arguments = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--data-checksums"]
+    options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--data-checksums"]
     try:
         made = subprocess.run(
-            [BINARIES / "initdb", "-D", draft, "-U", "postgres", f"--pwfile={password_file}"]
-            + arguments,
+            [
+                BINARIES / "initdb",
+                "-D",
+                draft,
+                "-U",
+                "postgres",
+                "--pwfile",
+                password_file,
+                *options,
+            ],
             user=user,
             group=user,
             extra_groups=None if user is None else [],
@@ -202,8 +210,9 @@ def _system_user(var: Path) -> str | None:
     try:
         pwd.getpwnam(SYSTEM_USER)
     except KeyError:
-        subprocess.run(  # noqa: S607  where it lies differs between distributions
-            ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", SYSTEM_USER],
+        subprocess.run(
+            # Where it lies differs between distributions.
+            ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", SYSTEM_USER],  # noqa: S607
             check=True,
             capture_output=True,
         )

@@ -240,11 +240,18 @@ class Appliance:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, ask)
 
-    def stop(self) -> None:
-        """Programs first, all asked at once; then the servers they talked to, last one first."""
+    def stop_programs(self) -> None:
+        """All are asked at once, then waited for."""
         children = [child for _, child in self._programs.values()]
         for child in children:
             if child.is_alive():
                 child.process.send_signal(child.stop_signal)
-        for child in children + self.servers[::-1]:
+        for child in children:
             child.stop(STOP_TIMEOUT_S)
+        self._programs.clear()
+
+    def stop(self) -> None:
+        """Programs first, then the servers they talked to, last one first."""
+        self.stop_programs()
+        for server in reversed(self.servers):
+            server.stop(STOP_TIMEOUT_S)

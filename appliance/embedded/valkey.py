@@ -27,9 +27,7 @@ def start(var: Path) -> process.Child:
         "maxmemory-policy": "noeviction",
     }
     arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]
-    child = process.start(
-        "Valkey", [get_binary_path(), *arguments], log=var / "log" / "valkey.log"
-    )
+    child = process.start("Valkey", [get_binary_path(), *arguments], log=var / "log" / "valkey.log")
     process.wait_until(lambda: answers(address), child, timeout_s=STARTUP_TIMEOUT_S)
     return child
 

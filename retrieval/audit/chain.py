@@ -74,8 +74,6 @@ def _problem(event: AuditEvent, expected_number: int, previous: bytes) -> str:
 
 def _events() -> Iterator[AuditEvent]:
     last = 0
-    while page := list(
-        AuditEvent.objects.filter(number__gt=last).order_by("number")[:PAGE_SIZE]
-    ):
+    while page := list(AuditEvent.objects.filter(number__gt=last).order_by("number")[:PAGE_SIZE]):
         yield from page
         last = page[-1].number

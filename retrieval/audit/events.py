@@ -13,9 +13,7 @@ WRITE_TIMEOUT_S = 4
 type_of_detail = str | int | float | bool | None | UUID | Sequence[UUID] | Sequence[str]
 
 
-def record(
-    kind: Kind, *, actor: User | None, purpose: str = "", **details: type_of_detail
-) -> int:
+def record(kind: Kind, *, actor: User | None, purpose: str = "", **details: type_of_detail) -> int:
     """Commit one entry and return its number. Whoever gives an answer calls this before.
 
     `details` are ids, counts, codes and keyed hashes: no words, names or pixels. Raises

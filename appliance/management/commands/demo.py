@@ -84,9 +84,7 @@ class Demo:
             for name in ("Photographs", "Radiology")
         )
         reader = User.objects.create_user("reader")
-        access.give_grant(
-            photographs, Role.CURATOR, [PURPOSE], user=reader, granted_by=operator
-        )
+        access.give_grant(photographs, Role.CURATOR, [PURPOSE], user=reader, granted_by=operator)
         self.import_into(photographs, own or wheel_folder("skimage"), operator)
         self.import_into(radiology, wheel_folder("pydicom"), operator)
         self.console.print("\nSearching as [b]reader[/b], who may read Photographs only")
@@ -116,9 +114,7 @@ class Demo:
         accounted = report["indexed"] + report["review"] + len(report["rejected"])
         there = sum(len(names) for _, _, names in os.walk(folder))
         received = report["received"]  # an archive is one file in the folder and many here
-        self.check(
-            f"all {received} files are accounted for", accounted == received >= there > 0
-        )
+        self.check(f"all {received} files are accounted for", accounted == received >= there > 0)
         self.check("some of them can be found now", report["indexed"] > 0)
 
     def search_the_wheels(self, reader: User, radiology: Collection) -> None:

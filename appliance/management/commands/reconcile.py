@@ -12,7 +12,9 @@ log = logging.getLogger("cloister.reconcile")
 
 
 class Command(BaseCommand):
-    help = "Re-send nudges that were lost, for ever: a wiped broker and a killed worker lose no work."
+    help = (
+        "Re-send nudges that were lost, for ever: a wiped broker and a killed worker lose no work."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS")

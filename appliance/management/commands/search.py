@@ -1,6 +1,6 @@
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
@@ -47,7 +47,7 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(as_document(answer)))
         else:
-            Console(file=self.stdout).print(as_table(answer))
+            Console(file=cast(IO[str], self.stdout)).print(as_table(answer))
 
 
 def read_example(path: Path | None) -> bytes:

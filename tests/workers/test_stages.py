@@ -1,0 +1,183 @@
+"""The stages with their real parts, run in this process as the worker's role."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval import access, index, receive, storage
+from retrieval.errors import NotDeidentified, Reason, Rejected
+from retrieval.models import Embedding, Image, Purpose, Stage, State, Work
+from retrieval.storage import Form
+from tests import database
+from tests.factories import make_collection, make_encoder, make_image, operator, png
+from workers import stages, tasks
+from workers.decode.sandbox import decode
+from workers.deidentify.faces import CenterFace
+from workers.encode.encoder import Encoder
+
+pytestmark = pytest.mark.usefixtures("db")
+
+
+def astronaut() -> Path:
+    spec = importlib.util.find_spec("skimage")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "data" / "astronaut.png"
+
+
+def received(content: Path) -> Image:
+    batch = receive.start_batch(make_collection(), actor=operator(), purpose=Purpose.ADMINISTRATION)
+    image, _ = receive.receive(
+        receive.Candidate("Jane Roe.png", lambda: content.open("rb")),
+        batch,
+        actor=operator(),
+        purpose=Purpose.ADMINISTRATION,
+    )
+    return image
+
+
+@pytest.fixture
+def worker(db: None) -> Iterator[None]:
+    with database.role("worker"):
+        yield
+
+
+@pytest.fixture
+def portrait(db: None) -> Image:
+    """A picture with one face, received and due."""
+    return received(astronaut())
+
+
+@pytest.fixture
+def encoder(portrait: Image, worker: None) -> Encoder:
+    stages.warm_up()
+    return stages.encoder_of(index.live_encoder())
+
+
+def run(stage: Stage) -> None:
+    """What a nudge for the one piece of work of this stage does."""
+    task = {Stage.DEIDENTIFY: tasks.deidentify, Stage.ENCODE: tasks.encode}[stage]
+    task(Work.objects.get(stage=stage).pk)
+
+
+def fresh(image: Image) -> Image:
+    with access.processing(image.collection_id):
+        return Image.objects.get(pk=image.pk)
+
+
+def vector_of(image: Image) -> np.ndarray:
+    with access.processing(image.collection_id):
+        vector = index.vector_of(image, encoder=index.live_encoder())
+    assert vector is not None
+    return vector
+
+
+def embed(encoder: Encoder, content: bytes) -> np.ndarray:
+    (vector,) = encoder.encode_images(encoder.preprocess([decode(content).pixels]))
+    return np.asarray(vector)
+
+
+def test_only_covered_pixels_are_ever_encoded(portrait: Image, encoder: Encoder) -> None:
+    run(Stage.DEIDENTIFY)
+    run(Stage.ENCODE)
+
+    stored = vector_of(portrait)
+    covered = storage.read(portrait, Form.PREVIEW)
+    assert fresh(portrait).state == State.INDEXED
+    assert float(stored @ embed(encoder, covered)) > 0.999
+    assert float(stored @ embed(encoder, astronaut().read_bytes())) < 0.99
+
+
+def test_no_face_is_left_in_what_is_shown(portrait: Image, worker: None) -> None:
+    run(Stage.DEIDENTIFY)
+
+    for form in (Form.PREVIEW, Form.THUMBNAIL):
+        shown = decode(storage.read(portrait, form)).pixels
+        assert CenterFace().detect(shown) == []
+    assert len(fresh(portrait).faces) == 1
+
+
+def test_a_query_image_is_covered_before_it_is_encoded(encoder: Encoder) -> None:
+    answer = stages.encode_query("", "", astronaut().read_bytes())
+
+    assert answer.image is not None
+    assert float(answer.image @ embed(encoder, astronaut().read_bytes())) < 0.99
+
+
+def test_a_query_image_that_cannot_be_read_has_a_reason(encoder: Encoder) -> None:
+    with pytest.raises(Rejected) as refused:
+        stages.encode_query("", "", b"not a picture")
+
+    assert refused.value.reason == Reason.NOT_AN_IMAGE
+
+
+def test_a_task_run_twice_leaves_one_row(portrait: Image, encoder: Encoder) -> None:
+    run(Stage.DEIDENTIFY)
+    work = Work.objects.get(stage=Stage.ENCODE)
+    run(Stage.ENCODE)
+
+    tasks.encode(work.pk)
+    with access.processing(portrait.collection_id):
+        Work.objects.create(
+            image=portrait, collection_id=portrait.collection_id, stage=Stage.ENCODE
+        )
+    run(Stage.ENCODE)
+
+    with access.processing(portrait.collection_id):
+        assert Embedding.objects.filter(collection_id=portrait.collection_id).count() == 1
+    assert not Work.objects.exists()
+
+
+@pytest.mark.parametrize("state", set(State) - {State.DEIDENTIFIED, State.INDEXED})
+def test_an_image_that_is_not_deidentified_gets_no_vector(state: State) -> None:
+    encoder = make_encoder()
+    image = make_image(make_collection(), state=state)
+
+    with (
+        database.role("worker"),
+        access.processing(image.collection_id),
+        pytest.raises(NotDeidentified),
+    ):
+        index.store(image, np.array([1, 0, 0], np.float32), encoder=encoder)
+
+
+def test_a_face_that_is_still_found_sends_the_image_to_review(
+    portrait: Image, worker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everywhere = CenterFace(threshold=0.0001)
+    monkeypatch.setattr(stages, "detector_for", lambda _profile: everywhere)
+
+    run(Stage.DEIDENTIFY)
+
+    assert (fresh(portrait).state, fresh(portrait).reason) == (
+        State.REVIEW,
+        Reason.FACE_STILL_FOUND,
+    )
+    assert not Work.objects.filter(stage=Stage.ENCODE).exists()
+
+
+def test_what_cannot_be_decoded_is_rejected_with_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "cut.png"
+    path.write_bytes(png()[:40])
+    image = received(path)
+
+    with database.role("worker"):
+        run(Stage.DEIDENTIFY)
+        assert (fresh(image).state, fresh(image).reason) == (State.REJECTED, Reason.TRUNCATED)
+
+
+def test_a_stage_that_breaks_leaves_the_image_unsearchable_and_its_work_due(
+    portrait: Image, worker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(*_args: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(stages, "decode", break_down)
+
+    run(Stage.DEIDENTIFY)
+
+    assert fresh(portrait).state == State.RECEIVED
+    assert Work.objects.get().attempts == 1
