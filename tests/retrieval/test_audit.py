@@ -95,9 +95,7 @@ def test_no_role_of_the_appliance_can_rewrite_the_log(
     assert verify().entries == 9
 
 
-def test_a_superuser_needs_more_than_a_statement(
-    nine_entries: None, superuser: Superuser
-) -> None:
+def test_a_superuser_needs_more_than_a_statement(nine_entries: None, superuser: Superuser) -> None:
     with pytest.raises(psycopg.Error, match="append-only"):
         superuser.execute("DELETE FROM retrieval_auditevent")
 
@@ -127,9 +125,9 @@ def test_an_entry_is_not_written_inside_a_transaction_that_could_forget_it() -> 
 
 
 def test_a_change_and_its_entry_are_forgotten_together() -> None:
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
+    with transaction.atomic():
         audit.record_in_transaction(Kind.GRANT_CHANGED, actor=operator())
-        raise ZeroDivisionError
+        transaction.set_rollback(True)
 
     assert verify().entries == 0
 

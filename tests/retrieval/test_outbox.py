@@ -57,9 +57,7 @@ def test_a_nudge_carries_an_id_and_nothing_else(image: Image, broker: redis.Redi
     assert b"picture.png" not in message
 
 
-def test_a_dead_broker_loses_no_work(
-    monkeypatch: pytest.MonkeyPatch, broker: redis.Redis
-) -> None:
+def test_a_dead_broker_loses_no_work(monkeypatch: pytest.MonkeyPatch, broker: redis.Redis) -> None:
     def refuse(*_args: object) -> None:
         raise ServicesUnavailable("the broker takes no nudges")
 

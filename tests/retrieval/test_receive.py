@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 
 from retrieval import access, receive, storage
 from retrieval.errors import AccessDenied, Reason, Rejected
@@ -50,13 +51,13 @@ def test_a_picture_is_stored_encrypted_with_its_work_due() -> None:
 def test_what_is_no_picture_is_refused_with_one_reason_and_leaves_nothing(
     content: bytes, reason: Reason
 ) -> None:
-    stored = set(Path(storage.settings.CLOISTER_STORE).rglob("*.original"))
+    stored = set(Path(settings.CLOISTER_STORE).rglob("*.original"))
 
     with pytest.raises(Rejected) as refused:
         receive_one(content)
 
     assert refused.value.reason == reason
-    assert set(Path(storage.settings.CLOISTER_STORE).rglob("*.original")) == stored
+    assert set(Path(settings.CLOISTER_STORE).rglob("*.original")) == stored
 
 
 @pytest.mark.parametrize(
@@ -112,8 +113,7 @@ def test_a_right_that_ends_during_an_import_ends_the_import() -> None:
 
 def walked(path: Path) -> dict[str, Reason | None]:
     return {
-        item.name: item.reason if isinstance(item, Refusal) else None
-        for item in receive.walk(path)
+        item.name: item.reason if isinstance(item, Refusal) else None for item in receive.walk(path)
     }
 
 
@@ -172,9 +172,7 @@ def test_a_member_whose_bytes_were_changed_is_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[80] ^= 1
     path.write_bytes(content)
-    batch = receive.start_batch(
-        make_collection(), actor=operator(), purpose=Purpose.ADMINISTRATION
-    )
+    batch = receive.start_batch(make_collection(), actor=operator(), purpose=Purpose.ADMINISTRATION)
 
     for item in receive.walk(path):
         assert isinstance(item, Candidate)

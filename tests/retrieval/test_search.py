@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from retrieval import queue
+from retrieval import access, queue
 from retrieval.errors import AccessDenied
 from retrieval.models import AuditEvent, Kind, Purpose, Role
 from retrieval.search import Query, search
@@ -12,6 +12,7 @@ from tests.factories import (
     make_image,
     make_images,
     make_user,
+    operator,
 )
 
 pytestmark = pytest.mark.usefixtures("db")
@@ -26,7 +27,7 @@ def query_points_along_x(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         queue,
         "encode_query",
-        lambda **_: queue.QueryVectors("test-encoder", np.float32([1, 0, 0]), None, None),
+        lambda **_: queue.QueryVectors("test-encoder", np.array([1, 0, 0], np.float32), None, None),
     )
     make_encoder()
 
@@ -67,9 +68,6 @@ def test_a_denied_search_is_on_the_log() -> None:
 
 
 def assert_last_event(kind: Kind, actor_id: int) -> None:
-    from retrieval import access
-    from tests.factories import operator
-
     with access.acting_as(operator(), Purpose.ADMINISTRATION):
         event = AuditEvent.objects.first()
     assert event is not None

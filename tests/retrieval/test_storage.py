@@ -98,7 +98,7 @@ def test_a_failed_write_leaves_the_earlier_object() -> None:
             image.pk,
             Form.PREVIEW,
             breaks_off(),  # type: ignore[arg-type]
-            data_key=keys.unwrap_data_key(image.wrapped_key, image.pk),
+            data_key=keys.unwrap_data_key(bytes(image.wrapped_key), image.pk),
         )
     assert storage.read(image, Form.PREVIEW) == b"earlier"
     assert len(list(storage.path_of(image.pk, Form.PREVIEW).parent.iterdir())) == 1
