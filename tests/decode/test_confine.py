@@ -1,8 +1,11 @@
 """A confined process can use the memory it was given, and nothing else."""
 
+import ctypes
 import os
 import resource
+import signal
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +14,7 @@ from workers.decode.confine import NOBODY, confine, leave_network
 from workers.decode.limits import Limits
 
 FORBIDDEN = 2
+PR_SET_DUMPABLE = 4
 DEFAULT = Limits()
 
 
@@ -30,12 +34,14 @@ def in_child(action: Callable[[], object], limits: Limits | None = DEFAULT) -> i
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def status_of_confined() -> dict[str, str]:
-    """What the kernel says about a confined process (proc(5), status)."""
+def status_of_confined(prepare: Callable[[], object] = lambda: None) -> dict[str, str]:
+    """What the kernel says about a confined process (proc(5), status), after `prepare`."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
+            prepare()
+            # Opened before, because a confined process opens nothing.
             held = os.open("/proc/self/status", os.O_RDONLY)
             confine(Limits())
             os.write(write, os.read(held, 65536))
@@ -90,6 +96,15 @@ def test_a_confined_process_cannot_take_more_memory_than_its_limit() -> None:
     assert in_child(lambda: len(bytearray(96 * 1024**2)), limits) == FORBIDDEN
 
 
+def test_a_confined_process_that_thinks_too_long_is_ended() -> None:
+    def think() -> None:
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            pass
+
+    assert in_child(think, Limits(cpu_s=1)) == -signal.SIGXCPU
+
+
 def test_a_confined_process_cannot_raise_its_own_limits() -> None:
     limit = resource.RLIMIT_NOFILE
 
@@ -103,9 +118,22 @@ def test_a_confined_process_holds_no_privilege_and_gains_none() -> None:
     assert status["NoNewPrivs"] == "1"
 
 
+def test_a_confined_process_keeps_no_privilege_from_a_namespace_of_its_own() -> None:
+    def become_ordinary_and_leave() -> None:
+        if os.getuid() == 0:
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            # A worker that never was root may read what /proc says about itself.
+            ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+        leave_network()
+
+    status = status_of_confined(become_ordinary_and_leave)
+
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 def test_a_confined_process_of_root_is_nobody() -> None:
-    status = status_of_confined()
+    status = status_of_confined(lambda: os.setgroups([4, 24]))
 
     assert status["Uid"].split() == status["Gid"].split() == [str(NOBODY)] * 4
     assert status["Groups"] == ""

@@ -122,6 +122,19 @@ def test_a_file_that_takes_too_long_is_given_up_and_its_process_ends(limits: Lim
     assert not Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii")
 
 
+def test_a_file_is_decoded_by_a_confined_process() -> None:
+    slow = samples.progressive_jpeg_with_many_scans(6000, 2000)
+    parent = zygote_pid()
+    decoding = threading.Thread(target=reason_for, args=(slow, Limits(wall_s=1)))
+    decoding.start()
+    time.sleep(0.5)
+    child = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").strip()
+    status = Path(f"/proc/{child}/status").read_text(encoding="ascii")
+    decoding.join()
+
+    assert "NoNewPrivs:\t1" in status
+
+
 def test_the_worker_survives_bad_files_and_decodes_the_next() -> None:
     for bad in (b"junk" * 100, ASTRONAUT[:3000], samples.dicom("badVR.dcm")):
         assert reason_for(bad) is not None
