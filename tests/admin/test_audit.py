@@ -1,0 +1,70 @@
+import pytest
+from django.contrib.auth.models import Permission
+
+from retrieval import audit
+from retrieval.models import Kind
+from tests.factories import make_user
+from tests.web.conftest import signed_in
+
+LIST = "/admin/retrieval/auditevent/"
+
+
+@pytest.fixture
+def entry(db: None) -> int:
+    return audit.record(Kind.SEARCH_DENIED, actor=None, query="feedfacefeedface")
+
+
+def test_the_log_is_shown_to_who_may_read_it_and_reading_it_is_on_it(browser, entry, log) -> None:
+    assert "feedfacefeedface" in browser.get(LIST).content.decode()
+    assert "feedfacefeedface" in browser.get(f"{LIST}{entry}/change/").content.decode()
+
+    assert [e["entry"] for e in log(Kind.AUDIT_READ)] == [None, str(entry)]
+
+
+def test_the_log_is_not_shown_while_the_look_cannot_be_recorded(
+    browser, entry, log_blocked
+) -> None:
+    with log_blocked():
+        answer = browser.get(LIST)
+
+    assert answer.status_code == 503
+    assert "feedface" not in answer.content.decode()
+
+
+def test_staff_without_the_right_read_nothing(entry) -> None:
+    clerk = signed_in(make_user(is_staff=True))
+
+    assert clerk.get(LIST).status_code == 403
+    assert clerk.post(f"{LIST}verify/").headers["Location"] == "/admin/"
+
+
+def test_a_privacy_officer_reads_the_log_by_one_right(entry) -> None:
+    officer = make_user(is_staff=True)
+    officer.user_permissions.add(Permission.objects.get(codename="view_auditevent"))
+
+    assert "feedfacefeedface" in signed_in(officer).get(LIST).content.decode()
+
+
+def test_no_entry_is_added_changed_or_deleted_here(browser, entry) -> None:
+    for url in (f"{LIST}add/", f"{LIST}{entry}/change/", f"{LIST}{entry}/delete/"):
+        assert browser.post(url, {"post": "yes", "kind": "x"}).status_code == 403
+
+
+def test_verifying_says_how_many_entries_hold_and_is_on_the_log(browser, entry, log) -> None:
+    page = browser.post(f"{LIST}verify/", follow=True).content.decode()
+
+    (verified,) = log(Kind.AUDIT_VERIFIED)
+    assert f"{verified['entries']} entries, the chain holds." in page
+
+
+def test_verifying_names_the_first_wrong_entry(browser, entry, superuser) -> None:
+    superuser.execute("SET session_replication_role = replica")
+    superuser.execute("UPDATE retrieval_auditevent SET kind = 'x' WHERE number = %s", [entry])
+
+    page = browser.post(f"{LIST}verify/", follow=True).content.decode()
+
+    assert f"Entry {entry}: it is not as it was written." in page
+
+
+def test_verifying_takes_a_post(browser, entry) -> None:
+    assert browser.get(f"{LIST}verify/").status_code == 405

@@ -1,0 +1,88 @@
+from retrieval import access
+from retrieval.models import Collection, Grant, Kind, PrivacyProfile, Purpose, Role
+from tests.factories import make_collection, operator
+
+ADD = "/admin/retrieval/collection/add/"
+
+
+def form(**fields: object) -> dict[str, object]:
+    profile = PrivacyProfile.objects.get(name="photographs")
+    purposes = [Purpose.TREATMENT, Purpose.ADMINISTRATION]
+    return {"name": "ward", "description": "", "profile": profile.pk, "purposes": purposes} | fields
+
+
+def test_a_new_collection_is_its_openers_and_the_command_lines(browser, administrator) -> None:
+    browser.post(ADD, form())
+
+    opened = Collection.objects.get(name="ward")
+    assert opened.purposes == ["TREAT", "HSYSADMIN"]
+    roles = {g.user: (g.role, g.purposes) for g in Grant.objects.filter(collection=opened)}
+    assert roles == {
+        administrator: (Role.OWNER, opened.purposes),
+        operator(): (Role.CURATOR, opened.purposes),
+    }
+
+
+def test_opening_and_editing_a_collection_are_on_the_log(browser, log) -> None:
+    browser.post(ADD, form())
+    opened = Collection.objects.get(name="ward")
+
+    browser.post(
+        f"/admin/retrieval/collection/{opened.pk}/change/", form(purposes=[Purpose.RESEARCH])
+    )
+
+    entries = log(Kind.COLLECTION_CHANGED)
+    assert [e["change"] for e in entries] == ["opened", "edited"]
+    assert entries[1]["fields"] == ["purposes"]
+
+
+def test_a_purpose_taken_from_a_collection_closes_it_for_everybody(browser, administrator) -> None:
+    browser.post(ADD, form())
+    opened = Collection.objects.get(name="ward")
+
+    browser.post(
+        f"/admin/retrieval/collection/{opened.pk}/change/", form(purposes=[Purpose.RESEARCH])
+    )
+
+    view = access.Capability.VIEW
+    assert access.collections_where(administrator, Purpose.TREATMENT, view) == []
+
+
+def test_a_name_is_taken_once(browser) -> None:
+    make_collection("ward")
+
+    answer = browser.post(ADD, form())
+
+    assert answer.status_code == 200
+    assert Collection.objects.filter(name="ward").count() == 1
+
+
+def test_collections_and_profiles_are_never_deleted_here(browser, collection) -> None:
+    for kind, pk in (("collection", collection.pk), ("privacyprofile", collection.profile_id)):
+        answer = browser.post(f"/admin/retrieval/{kind}/{pk}/delete/", {"post": "yes"})
+        assert answer.status_code == 403
+
+
+def test_a_profile_cannot_be_made_weaker_than_the_floor(browser, collection) -> None:
+    weak = {"name": "weak", "cover": "solid", "mosaic_cells": 7, "margin": 0.05}
+
+    answer = browser.post(
+        "/admin/retrieval/privacyprofile/add/", weak | {"detection_threshold": 0.9}
+    )
+
+    assert set(answer.context["adminform"].errors) == {
+        "mosaic_cells",
+        "margin",
+        "detection_threshold",
+    }
+
+
+def test_a_changed_profile_is_on_the_log(browser, collection, log) -> None:
+    strict = {"name": "photographs", "cover": "solid", "mosaic_cells": 5, "margin": 0.5}
+    url = f"/admin/retrieval/privacyprofile/{collection.profile_id}/change/"
+
+    browser.post(url, strict | {"detection_threshold": 0.3})
+    try:
+        assert log(Kind.PROFILE_CHANGED)[0]["margin"] == 0.5
+    finally:
+        PrivacyProfile.objects.update(margin=0.25)

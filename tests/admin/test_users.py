@@ -1,0 +1,100 @@
+import pytest
+from django.contrib.auth.models import Group, Permission
+
+from retrieval.models import Kind, Role, User
+from tests.factories import grant, make_user
+from tests.web.conftest import signed_in
+
+NEW = "a staple for the battery"
+
+
+def permissions(*names: str) -> list[Permission]:
+    return list(Permission.objects.filter(codename__in=names))
+
+
+def test_a_new_account_has_a_password_for_one_sign_in_and_is_on_the_log(browser, log) -> None:
+    browser.post(
+        "/admin/retrieval/user/add/",
+        {"username": "ben", "password1": NEW, "password2": NEW},
+    )
+
+    ben = User.objects.get(username="ben")
+    assert ben.must_change_password
+    assert ben.check_password(NEW)
+    entries = log(Kind.USER_CHANGED)
+    assert entries[-1] == {"change": "added", "fields": None, "user": ben.pk}
+
+
+def test_a_password_set_by_somebody_else_is_good_for_one_sign_in_and_on_the_log(
+    browser, log
+) -> None:
+    ben = make_user("ben")
+
+    form = {"password1": NEW, "password2": NEW, "usable_password": "true", "set-password": "1"}
+    browser.post(f"/admin/retrieval/user/{ben.pk}/password/", form)
+
+    ben.refresh_from_db()
+    assert ben.check_password(NEW)
+    assert ben.must_change_password
+    assert [e["user"] for e in log(Kind.USER_CHANGED)] == [ben.pk]
+
+
+def test_a_change_of_rights_is_on_the_log_without_values(browser, log) -> None:
+    ben = make_user("ben")
+    joined = {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
+
+    browser.post(
+        f"/admin/retrieval/user/{ben.pk}/change/",
+        {"username": "ben", "email": "ben@ward.example", "is_staff": "on"} | joined,
+    )
+
+    (entry,) = log(Kind.USER_CHANGED)
+    assert entry["user"] == ben.pk
+    assert set(entry["fields"]) >= {"Staff status", "Active"}
+    assert "ward.example" not in str(entry)
+
+
+def test_accounts_are_closed_and_never_deleted(browser) -> None:
+    ben = make_user("ben")
+
+    answer = browser.post(f"/admin/retrieval/user/{ben.pk}/delete/", {"post": "yes"})
+
+    assert answer.status_code == 403
+    assert User.objects.filter(pk=ben.pk).exists()
+
+
+@pytest.fixture
+def clerk(db: None) -> User:
+    """May edit accounts, and is no superuser."""
+    user = make_user("clerk", is_staff=True)
+    user.user_permissions.set(permissions("view_user", "change_user", "add_user"))
+    return user
+
+
+def test_who_edits_accounts_does_not_make_the_own_one_all_powerful(clerk) -> None:
+    signed_in(clerk).post(
+        f"/admin/retrieval/user/{clerk.pk}/change/",
+        {"username": "clerk", "is_active": "on", "is_staff": "on", "is_superuser": "on"},
+    )
+
+    clerk.refresh_from_db()
+    assert not clerk.is_superuser
+
+
+def test_who_edits_accounts_does_not_take_over_an_all_powerful_one(clerk, administrator) -> None:
+    form = {"password1": NEW, "password2": NEW, "usable_password": "true", "set-password": "1"}
+
+    answer = signed_in(clerk).post(f"/admin/retrieval/user/{administrator.pk}/password/", form)
+
+    administrator.refresh_from_db()
+    assert answer.status_code == 403
+    assert not administrator.check_password(NEW)
+
+
+def test_a_group_that_holds_grants_is_not_deleted(browser, collection) -> None:
+    group = Group.objects.create(name="nurses")
+    grant(None, collection, Role.VIEWER, group=group)  # type: ignore[arg-type]
+
+    browser.post(f"/admin/auth/group/{group.pk}/delete/", {"post": "yes"})
+
+    assert Group.objects.filter(pk=group.pk).exists()

@@ -1,0 +1,161 @@
+import re
+import time
+import uuid
+from unittest import mock
+
+import pytest
+from django.core import signing
+from django.urls import reverse
+
+from appliance.web import ticket
+from retrieval import storage
+from retrieval.models import Grant, Kind, Purpose, Role, State
+from retrieval.storage import Form
+from tests.factories import grant, make_collection, make_image, make_user
+from tests.web.conftest import jpeg, signed_in
+
+pytestmark = pytest.mark.usefixtures("encoder_answers")
+
+
+@pytest.fixture
+def image(collection):
+    return make_image(collection, [1.0, 0.0, 0.0], name="meier.jpg", preview=jpeg())
+
+
+def thumbnails(client, **query: str) -> list[str]:
+    page = client.post("/", query or {"words": "anything"}).content.decode()
+    return re.findall(r'src="(/images/[^"]*/thumbnail\?ticket=[^"]*)"', page)
+
+
+def test_looking_at_an_image_is_on_the_log(browser, image, log) -> None:
+    browser.get(reverse("image", args=[image.pk]))
+    browser.get(reverse("preview", args=[image.pk]))
+
+    assert log(Kind.IMAGE_VIEWED) == [
+        {"form": "page", "image": str(image.pk)},
+        {"form": "preview", "image": str(image.pk)},
+    ]
+
+
+@pytest.mark.parametrize("name", ["image", "preview"])
+def test_a_look_that_cannot_be_recorded_is_not_given(browser, image, log_blocked, name) -> None:
+    began = time.monotonic()
+    with log_blocked():
+        answer = browser.get(reverse(name, args=[image.pk]))
+
+    assert answer.status_code == 503
+    assert "image/jpeg" not in answer.headers["Content-Type"]
+    assert str(image.pk) not in answer.content.decode()
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("name", ["image", "preview", "thumbnail"])
+def test_foreign_and_missing_images_answer_alike_to_the_byte(browser, image, log, name) -> None:
+    foreign = make_image(make_collection("sealed"), [1.0, 0.0, 0.0], preview=jpeg())
+
+    answers = [browser.get(reverse(name, args=[i])) for i in (foreign.pk, uuid.uuid4())]
+
+    assert [answer.status_code for answer in answers] == [404, 404]
+    assert answers[0].content == answers[1].content
+    assert dict(answers[0].headers) == dict(answers[1].headers)
+    if name != "thumbnail":
+        assert log(Kind.IMAGE_DENIED)[0] == {"image": str(foreign.pk)}
+
+
+@pytest.mark.parametrize("name", ["image", "preview"])
+@pytest.mark.parametrize("state", set(State) - {State.INDEXED})
+def test_only_indexed_images_are_shown(browser, collection, name, state) -> None:
+    image = make_image(collection, state=state, preview=jpeg())
+
+    assert browser.get(reverse(name, args=[image.pk])).status_code == 404
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_reviewer_sees_what_is_in_review_and_nothing_before(collection, state) -> None:
+    reviewer = make_user()
+    grant(reviewer, collection, Role.REVIEWER)
+    image = make_image(collection, state=state, preview=jpeg())
+
+    answer = signed_in(reviewer).get(reverse("preview", args=[image.pk]))
+
+    shown = state in (State.INDEXED, State.REVIEW)
+    assert answer.status_code == (200 if shown else 404)
+
+
+def test_pictures_are_the_deidentified_ones_and_no_cache_keeps_them(browser, image) -> None:
+    storage.write_bytes(image, Form.ORIGINAL, b"the original")
+
+    answer = browser.get(reverse("preview", args=[image.pk]))
+
+    assert answer.content == jpeg()
+    assert answer.headers["Content-Type"] == "image/jpeg"
+    assert answer.headers["Cache-Control"] == "private, no-store"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_page_tells_the_source_only_to_who_may_see_names(browser, image, reader) -> None:
+    url = reverse("image", args=[image.pk])
+    assert "meier.jpg" not in browser.get(url).content.decode()
+
+    grant(reader, image.collection, Role.CURATOR)
+    assert "meier.jpg" in browser.get(url).content.decode()
+
+
+def test_another_purpose_than_the_granted_one_opens_nothing(browser, image, reader) -> None:
+    grant(reader, make_collection(), Role.SEARCHER, Purpose.RESEARCH)
+    browser.post(reverse("purpose"), {"purpose": Purpose.RESEARCH})
+
+    assert browser.get(reverse("image", args=[image.pk])).status_code == 404
+
+
+def test_a_thumbnail_opens_with_the_ticket_of_a_recorded_answer_only(browser, image, log) -> None:
+    (url,) = thumbnails(browser)
+
+    assert browser.get(url).content == jpeg()
+    assert browser.get(url.split("?")[0]).status_code == 404
+    assert browser.get(url + "x").status_code == 404
+    # It is on the log through the answer that showed it.
+    assert log(Kind.SEARCH_SERVED)[0]["images"] == [str(image.pk)]
+    assert log(Kind.IMAGE_VIEWED) == []
+
+
+def test_a_ticket_opens_no_other_image(browser, image, collection) -> None:
+    (url,) = thumbnails(browser)
+    other = make_image(collection, [0.0, 1.0, 0.0], preview=jpeg())
+
+    assert browser.get(url.replace(str(image.pk), str(other.pk))).status_code == 404
+
+
+def test_a_ticket_is_good_for_its_user_and_session_only(browser, image, reader, collection) -> None:
+    (url,) = thumbnails(browser)
+    colleague = make_user()
+    grant(colleague, collection, Role.SEARCHER)
+
+    assert signed_in(colleague).get(url).status_code == 404
+    assert signed_in(reader).get(url).status_code == 404
+
+
+def test_a_ticket_is_good_for_its_purpose_only(browser, image, reader, collection) -> None:
+    grant(reader, collection, Role.SEARCHER, Purpose.RESEARCH)
+    (url,) = thumbnails(browser)
+
+    browser.post(reverse("purpose"), {"purpose": Purpose.RESEARCH})
+
+    assert browser.get(url).status_code == 404
+
+
+def test_a_ticket_lapses(browser, image) -> None:
+    (url,) = thumbnails(browser)
+    later = time.time() + ticket.LIFETIME_S + 1
+
+    with mock.patch.object(signing.time, "time", return_value=later):
+        answer = browser.get(url)
+
+    assert answer.status_code == 404
+
+
+def test_a_ticket_opens_nothing_once_the_grant_is_gone(browser, image, reader) -> None:
+    (url,) = thumbnails(browser)
+    Grant.objects.filter(user=reader).delete()
+
+    assert browser.get(url).status_code == 404

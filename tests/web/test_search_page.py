@@ -1,0 +1,194 @@
+import logging
+import re
+
+import pytest
+from django.conf import settings
+from django.core.files.uploadedfile import SimpleUploadedFile, TemporaryUploadedFile
+from django.urls import reverse
+
+from appliance.web import middleware
+from appliance.web.views import search as search_views
+from retrieval import queue
+from retrieval.errors import EncoderUnavailable, NeedsReview, Reason, Rejected
+from retrieval.models import Kind, Role
+from tests.factories import grant, make_collection, make_image, make_user
+from tests.web.conftest import jpeg, signed_in
+
+pytestmark = pytest.mark.usefixtures("encoder_answers")
+
+WORDS = "zebrafracture"
+
+
+def test_results_show_what_was_granted_and_say_where_they_are_recorded(
+    browser, collection, log, superuser
+) -> None:
+    seen = make_image(collection, [0.0, 1.0, 0.0], name="meier.jpg", preview=jpeg())
+    hidden = make_image(make_collection("sealed"), [1.0, 0.0, 0.0], preview=jpeg())
+
+    page = browser.post("/", {"words": WORDS}).content.decode()
+
+    assert str(seen.pk) in page
+    assert str(hidden.pk) not in page
+    assert "sealed" not in page
+    (number,) = superuser.execute("SELECT max(number) FROM retrieval_auditevent").fetchone()
+    assert f"Recorded as entry {number}" in page
+    assert log(Kind.SEARCH_SERVED)[0]["images"] == [str(seen.pk)]
+
+
+def test_source_names_are_shown_only_where_they_may_be_seen(browser, collection, reader) -> None:
+    make_image(collection, [1.0, 0.0, 0.0], name="meier.jpg")
+    assert "meier.jpg" not in browser.post("/", {"words": WORDS}).content.decode()
+
+    grant(reader, collection, Role.CURATOR)
+    assert "meier.jpg" in browser.post("/", {"words": WORDS}).content.decode()
+
+
+def test_scores_are_shown_rounded(browser, collection) -> None:
+    make_image(collection, [0.123456, 1.0, 0.0])
+
+    page = browser.post("/", {"words": WORDS}).content.decode()
+
+    assert re.findall(r"0\.\d{4,}", page) == []
+
+
+def test_query_words_appear_in_no_address_log_or_audit_entry(
+    browser, collection, superuser, caplog
+) -> None:
+    make_image(collection, [1.0, 0.0, 0.0])
+    with caplog.at_level(logging.DEBUG):
+        answer = browser.post("/", {"words": WORDS, "without": WORDS})
+
+    page = answer.content.decode()
+    addresses = re.findall(r'(?:href|src|action|hx-\w+)="([^"]*)"', page)
+    assert not any(WORDS in address for address in addresses)
+    assert WORDS not in caplog.text
+    rows = superuser.execute("SELECT details FROM retrieval_auditevent").fetchall()
+    assert not any(WORDS in str(details) for (details,) in rows)
+    assert answer.headers["Referrer-Policy"] == "same-origin"
+    assert "no-store" in answer.headers["Cache-Control"]
+
+
+def test_words_in_an_address_search_nothing(browser, log) -> None:
+    browser.get("/", {"words": WORDS})
+
+    assert log(Kind.SEARCH_SERVED) == []
+
+
+def test_a_search_for_a_purpose_without_grant_is_refused_in_one_sentence(collection, log) -> None:
+    answer = signed_in(make_user()).post("/", {"words": WORDS})
+
+    assert answer.status_code == 403
+    assert "There is nothing you may search for this purpose." in answer.content.decode()
+    assert len(log(Kind.SEARCH_DENIED)) == 1
+
+
+def test_only_readable_collections_are_offered(browser, collection, reader) -> None:
+    grant(reader, make_collection("second"), Role.SEARCHER)
+    sealed = make_collection("sealed")
+
+    assert "second" in browser.get("/").content.decode()
+    assert "sealed" not in browser.get("/").content.decode()
+    answer = browser.post("/", {"words": WORDS, "collections": [sealed.pk]})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (Rejected(Reason.DECODE_FAILED), 422, "cannot be used: decode failed."),
+        (NeedsReview(Reason.DETECTOR_FAILED), 422, "not be de-identified: detector failed."),
+        (EncoderUnavailable("no worker"), 503, "Please try again."),
+    ],
+)
+def test_a_query_that_cannot_be_encoded_gets_one_sentence(
+    browser, monkeypatch, error, status, sentence
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(queue, "encode_query", fail)
+    example = SimpleUploadedFile("holiday.jpg", jpeg(), "image/jpeg")
+
+    answer = browser.post("/", {"image": example})
+
+    assert answer.status_code == status
+    assert sentence in answer.content.decode()
+    assert "holiday.jpg" not in answer.content.decode()
+
+
+def test_a_query_image_passes_through_a_temporary_file_that_is_gone_afterwards(
+    browser, monkeypatch
+) -> None:
+    arrived = []
+    original = search_views.search
+
+    def search(query: search_views.Query, **context: object) -> search_views.Answer:
+        arrived.append(query.image)
+        return original(query, **context)
+
+    monkeypatch.setattr(search_views, "search", search)
+    opened = []
+    init = TemporaryUploadedFile.__init__
+
+    def remember(self: TemporaryUploadedFile, *args: object, **kwargs: object) -> None:
+        init(self, *args, **kwargs)
+        opened.append(self)
+
+    monkeypatch.setattr(TemporaryUploadedFile, "__init__", remember)
+
+    browser.post("/", {"image": SimpleUploadedFile("a.jpg", jpeg(), "image/jpeg")})
+
+    assert arrived == [jpeg()]
+    assert len(opened) == 1
+    assert list(settings.FILE_UPLOAD_TEMP_DIR.iterdir()) == []
+
+
+@pytest.mark.parametrize("who", ["reader", "nobody"])
+def test_too_large_an_upload_is_refused_before_it_is_read(browser, client, who) -> None:
+    visitor = browser if who == "reader" else client
+    too_much = str(middleware.MAX_FORM_BYTES + 1)
+
+    answer = visitor.generic(
+        "POST", "/", b"", content_type="multipart/form-data; boundary=x", CONTENT_LENGTH=too_much
+    )
+
+    assert answer.status_code == 413
+
+
+def test_a_search_needs_the_forgery_token(reader, collection) -> None:
+    answer = signed_in(reader, enforce_csrf_checks=True).post("/", {"words": WORDS})
+
+    assert answer.status_code == 403
+
+
+def test_an_answer_that_cannot_be_recorded_is_not_given(browser, collection, log_blocked) -> None:
+    image = make_image(collection, [1.0, 0.0, 0.0])
+
+    with log_blocked():
+        answer = browser.post("/", {"words": WORDS})
+
+    assert answer.status_code == 503
+    assert str(image.pk) not in answer.content.decode()
+
+
+def test_more_like_this_finds_the_neighbours_of_a_stored_image(browser, collection) -> None:
+    first = make_image(collection, [1.0, 0.0, 0.0])
+    second = make_image(collection, [0.9, 0.1, 0.0])
+
+    page = browser.post("/", {"like": str(first.pk)}).content.decode()
+
+    assert page.index(str(first.pk)) < page.index(str(second.pk))
+
+
+def test_an_image_of_a_sealed_collection_is_no_example(browser, collection) -> None:
+    sealed = make_image(make_collection("sealed"), [1.0, 0.0, 0.0])
+
+    answer = browser.post("/", {"like": str(sealed.pk)})
+
+    assert answer.status_code == 403
+
+
+def test_a_part_of_a_page_asked_for_after_the_session_ended_sends_to_the_sign_in(client) -> None:
+    answer = client.get(reverse("sign_in"), headers={"HX-Request": "true"})
+
+    assert answer.headers["HX-Redirect"] == reverse("sign_in")

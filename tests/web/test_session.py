@@ -1,0 +1,126 @@
+import pytest
+from django.test import Client
+from django.urls import URLPattern, get_resolver, reverse
+
+from retrieval.models import Kind, Purpose, Role, User
+from tests.factories import grant, make_collection, make_user
+from tests.web.conftest import signed_in
+
+pytestmark = pytest.mark.usefixtures("db")
+
+PASSWORD = "correct horse battery"
+NEW = "a staple for the battery"
+
+
+def test_signing_in_and_out_is_on_the_log(log) -> None:
+    user = make_user("ben")
+    client = Client()
+
+    answer = client.post(reverse("sign_in"), {"username": "ben", "password": PASSWORD})
+    assert answer.headers["Location"] == reverse("search")
+    client.post(reverse("sign_out"))
+
+    assert len(log(Kind.SIGNED_IN)) == len(log(Kind.SIGNED_OUT)) == 1
+    assert "_auth_user_id" not in client.session
+    assert user.pk
+
+
+def test_a_failed_sign_in_is_on_the_log_without_the_name(log) -> None:
+    make_user("ben")
+
+    answer = Client().post(reverse("sign_in"), {"username": "ben", "password": "wrong"})
+
+    assert answer.status_code == 200
+    (entry,) = log(Kind.SIGN_IN_FAILED)
+    assert set(entry) == {"name"}
+    assert "ben" not in entry["name"]
+
+
+def test_nobody_is_signed_in_while_the_log_cannot_be_written(log_blocked) -> None:
+    make_user("ben")
+    client = Client(raise_request_exception=False)
+
+    with log_blocked():
+        answer = client.post(reverse("sign_in"), {"username": "ben", "password": PASSWORD})
+
+    assert answer.status_code == 503
+    assert "_auth_user_id" not in client.session
+
+
+def own_patterns() -> list[URLPattern]:
+    (pages,) = [
+        p
+        for p in get_resolver().url_patterns
+        if hasattr(p, "url_patterns") and str(p.pattern) == ""
+    ]
+    return pages.url_patterns
+
+
+@pytest.mark.parametrize(
+    "name", sorted({str(p.name) for p in own_patterns()} - {"sign_in", "healthz"})
+)
+def test_no_page_opens_without_signing_in(name: str) -> None:
+    image = {"image_id": "00000000-0000-0000-0000-000000000000"}
+    url = reverse(name, kwargs=image if name in ("image", "preview", "thumbnail") else {})
+
+    for answer in (Client().get(url), Client().post(url)):
+        assert answer.status_code == 302
+        assert answer.headers["Location"].startswith(reverse("sign_in"))
+
+
+def test_the_administration_has_no_door_of_its_own() -> None:
+    answer = Client().get("/admin/", follow=True)
+
+    assert answer.redirect_chain[-1][0].startswith(reverse("sign_in"))
+
+
+@pytest.fixture
+def newcomer() -> User:
+    user = make_user("newcomer", must_change_password=True, is_staff=True, is_superuser=True)
+    grant(user, make_collection(), Role.SEARCHER)
+    return user
+
+
+@pytest.mark.parametrize("url", ["/", "/admin/", "/admin/retrieval/image/", "/admin/login/"])
+def test_a_handed_out_password_opens_nothing_but_the_page_to_change_it(newcomer, url) -> None:
+    client = signed_in(newcomer)
+
+    for answer in (client.get(url), client.post(url, {"words": "x"})):
+        if url == "/admin/login/":
+            assert answer.headers["Location"].startswith(reverse("sign_in"))
+        else:
+            assert answer.headers["Location"] == reverse("change_password")
+
+
+def test_after_the_change_everything_opens_and_the_change_is_on_the_log(newcomer, log) -> None:
+    client = signed_in(newcomer)
+    form = {"old_password": PASSWORD, "new_password1": NEW, "new_password2": NEW}
+
+    client.post(reverse("change_password"), form)
+
+    assert client.get("/").status_code == 200
+    newcomer.refresh_from_db()
+    assert newcomer.check_password(NEW)
+    assert log(Kind.USER_CHANGED) == [{"change": "own password", "user": newcomer.pk}]
+
+
+def test_the_handed_out_password_is_not_taken_again(newcomer) -> None:
+    form = {"old_password": PASSWORD, "new_password1": PASSWORD, "new_password2": PASSWORD}
+
+    signed_in(newcomer).post(reverse("change_password"), form)
+
+    newcomer.refresh_from_db()
+    assert newcomer.must_change_password
+
+
+def test_only_granted_purposes_can_be_declared(browser, reader) -> None:
+    offered = browser.get("/").content.decode()
+    assert Purpose.TREATMENT.label in offered
+    assert Purpose.RESEARCH.label not in offered
+
+    browser.post(reverse("purpose"), {"purpose": Purpose.RESEARCH})
+    assert browser.session["purpose"] == Purpose.TREATMENT
+
+    grant(reader, make_collection(), Role.SEARCHER, Purpose.RESEARCH)
+    browser.post(reverse("purpose"), {"purpose": Purpose.RESEARCH})
+    assert browser.session["purpose"] == Purpose.RESEARCH
