@@ -147,7 +147,14 @@ UNFOLD = {
     "SHOW_HISTORY": False,
     "SHOW_VIEW_ON_SITE": False,
     "STYLES": [lambda _request: static("cloister/admin.css")],
-    "SITE_SYMBOL": "shield_person",
+    "SITE_ICON": lambda _request: static("cloister/icon.svg"),
+    "SITE_FAVICONS": [
+        {
+            "rel": "icon",
+            "type": "image/svg+xml",
+            "href": lambda _request: static("cloister/icon.svg"),
+        }
+    ],
     "COLORS": {
         "primary": {
             "50": "#eef7f6",

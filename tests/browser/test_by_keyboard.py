@@ -1,0 +1,126 @@
+"""What staff do all day, without a mouse."""
+
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect
+
+from tests import database
+from tests.browser.conftest import ONE_TIME_PASSWORD, picture
+
+OWN_PASSWORD = "a staple for the battery"
+
+expect.set_options(timeout=30_000)  # the first query image waits for a detector to be loaded
+
+
+def sign_in(page: Page, address: str, name: str, password: str) -> None:
+    page.goto(address)
+    expect(page.get_by_label("User name")).to_be_focused()
+    page.keyboard.type(name)
+    page.keyboard.press("Tab")
+    page.keyboard.type(password)
+    page.keyboard.press("Enter")
+
+
+def test_a_newcomer_signs_in_changes_the_password_searches_and_opens_an_image_by_keyboard(
+    page: Page, address: str, var: Path
+) -> None:
+    sign_in(page, address, "reader", ONE_TIME_PASSWORD)
+    expect(page.get_by_role("heading", name="Change password")).to_be_visible()
+    page.get_by_label("Old password").focus()
+    for password in (ONE_TIME_PASSWORD, OWN_PASSWORD, OWN_PASSWORD):
+        page.keyboard.type(password)
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+
+    words = page.get_by_label("Search for")
+    expect(words).to_be_focused()
+    page.keyboard.type("a photo of a cat")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("3 images")).to_be_visible()
+    hits = page.locator("#grid .hit")
+    expect(hits.first).to_be_focused()
+    expect(hits.first).to_contain_text("chelsea.png")
+    assert page.url == f"{address}/"
+
+    page.keyboard.press("j")
+    expect(hits.nth(1)).to_be_focused()
+    page.keyboard.press("k")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    expect(hits.first).to_be_focused()
+    page.keyboard.press("Enter")
+    viewer = page.get_by_role("dialog")
+    expect(viewer.get_by_alt_text("De-identified preview")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(viewer).to_be_hidden()
+    expect(hits.first).to_be_focused()
+
+    page.keyboard.press("/")
+    expect(words).to_be_focused()
+
+    with database.connect(var, "superuser") as superuser:
+        rows = superuser.execute(
+            "SELECT kind FROM retrieval_auditevent WHERE actor_id ="
+            " (SELECT id FROM retrieval_user WHERE username = 'reader') ORDER BY number"
+        )
+        assert [kind for (kind,) in rows] == [
+            "session.signed_in",
+            "user.changed",
+            "search.served",
+            "image.viewed",
+            "image.viewed",
+        ]
+
+
+def test_an_image_is_the_question_and_its_neighbours_the_answer(page: Page, address: str) -> None:
+    sign_in(page, address, "reader", OWN_PASSWORD)
+    page.get_by_label("By example").set_input_files(picture("rocket.jpg"))
+    expect(page.get_by_role("button", name="Remove")).to_be_visible()
+    page.get_by_role("button", name="Search").press("Enter")
+    hits = page.locator("#grid .hit")
+    expect(hits.first).to_contain_text("rocket.jpg")
+
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="More like this").press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(hits.first).to_contain_text("rocket.jpg")
+    expect(hits.first).to_contain_text("1.000")
+
+
+def test_every_page_of_the_administration_works_under_its_policy(page: Page, address: str) -> None:
+    sign_in(page, address, "ada", ONE_TIME_PASSWORD)
+    expect(page.get_by_label("Search for")).to_be_visible()
+    for subject in (
+        "collection",
+        "collection/add",
+        "privacyprofile",
+        "image",
+        "grant",
+        "grant/add",
+        "user",
+        "user/add",
+        "encoderversion",
+        "importbatch",
+        "auditevent",
+    ):
+        answer = page.goto(f"{address}/admin/retrieval/{subject}/")
+        assert answer is not None
+        assert answer.status == 200, subject
+        page.wait_for_load_state("networkidle")
+    page.get_by_role("button", name="Verify the chain").click()
+    expect(page.get_by_text("the chain holds")).to_be_visible()
+
+
+def test_pages_are_usable_without_scripts(chromium: Browser, address: str) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address)
+    page.get_by_label("User name").fill("reader")
+    page.get_by_label("Password").fill(OWN_PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_label("Search for").fill("a photo of a cat")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("#grid .hit").first).to_contain_text("chelsea.png")
+    page.locator("#grid .hit").first.click()
+    expect(page.get_by_alt_text("De-identified preview")).to_be_visible()
+    context.close()
