@@ -14,11 +14,6 @@ from workers.deidentify.obscure import DEFAULT_MARGIN, MAX_CELLS, MIN_MARGIN, St
 # Scores above which a detector may look away. Above it, one face in twenty goes unseen.
 MAX_DETECTION_THRESHOLD = 0.3
 
-# What the second look finds is covered as well, and solidly: it is the rim of a cover, a mosaic
-# that still looks like somebody, or a face that another one hid. What the last look finds is for a
-# person.
-_LOOKS_AGAIN = 2
-
 # DICOM modalities whose devices write nothing into the pixels. All others do or may: ultrasound,
 # endoscopes, cameras, microscopes, angiography, scanned film; and one we do not know is no reason
 # to trust it.
@@ -108,15 +103,15 @@ def may_carry_text(decoded: Decoded) -> bool:
 def _cover_faces(
     pixels: Pixels, profile: Profile, detector: FaceDetector
 ) -> tuple[tuple[Face, ...], Pixels, bool]:
-    """Return all faces found, the covered pixels, and whether the last look found nothing."""
+    """Return all faces found, the covered pixels, and whether the second look found nothing.
+
+    What the second look finds is covered too, and solidly: it may be a face that another one hid.
+    """
     faces = tuple(detector.detect(pixels))
     covered = cover(
         pixels, faces, style=profile.cover, cells=profile.mosaic_cells, margin=profile.margin
     )
-    for _ in range(_LOOKS_AGAIN):
-        again = tuple(detector.detect(covered))
-        if not again:
-            return faces, covered, True
-        faces += again
+    again = tuple(detector.detect(covered))
+    if again:
         covered = cover(covered, again, style="solid", margin=profile.margin)
-    return faces, covered, False
+    return faces + again, covered, not again
