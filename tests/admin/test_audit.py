@@ -1,10 +1,11 @@
 import pytest
 from django.contrib.auth.models import Permission
+from django.test import Client
 
 from retrieval import audit
 from retrieval.models import Kind
 from tests.factories import make_user
-from tests.web.conftest import signed_in
+from tests.web.conftest import Blocked, Log, Superuser, signed_in
 
 LIST = "/admin/retrieval/auditevent/"
 
@@ -14,7 +15,9 @@ def entry(db: None) -> int:
     return audit.record(Kind.SEARCH_DENIED, actor=None, query="feedfacefeedface")
 
 
-def test_the_log_is_shown_to_who_may_read_it_and_reading_it_is_on_it(browser, entry, log) -> None:
+def test_the_log_is_shown_to_who_may_read_it_and_reading_it_is_on_it(
+    browser: Client, entry: int, log: Log
+) -> None:
     assert "feedfacefeedface" in browser.get(LIST).content.decode()
     assert "feedfacefeedface" in browser.get(f"{LIST}{entry}/change/").content.decode()
 
@@ -22,7 +25,7 @@ def test_the_log_is_shown_to_who_may_read_it_and_reading_it_is_on_it(browser, en
 
 
 def test_the_log_is_not_shown_while_the_look_cannot_be_recorded(
-    browser, entry, log_blocked
+    browser: Client, entry: int, log_blocked: Blocked
 ) -> None:
     with log_blocked():
         answer = browser.get(LIST)
@@ -31,33 +34,37 @@ def test_the_log_is_not_shown_while_the_look_cannot_be_recorded(
     assert "feedface" not in answer.content.decode()
 
 
-def test_staff_without_the_right_read_nothing(entry) -> None:
+def test_staff_without_the_right_read_nothing(entry: int) -> None:
     clerk = signed_in(make_user(is_staff=True))
 
     assert clerk.get(LIST).status_code == 403
     assert clerk.post(f"{LIST}verify/").headers["Location"] == "/admin/"
 
 
-def test_a_privacy_officer_reads_the_log_by_one_right(entry) -> None:
+def test_a_privacy_officer_reads_the_log_by_one_right(entry: int) -> None:
     officer = make_user(is_staff=True)
     officer.user_permissions.add(Permission.objects.get(codename="view_auditevent"))
 
     assert "feedfacefeedface" in signed_in(officer).get(LIST).content.decode()
 
 
-def test_no_entry_is_added_changed_or_deleted_here(browser, entry) -> None:
+def test_no_entry_is_added_changed_or_deleted_here(browser: Client, entry: int) -> None:
     for url in (f"{LIST}add/", f"{LIST}{entry}/change/", f"{LIST}{entry}/delete/"):
         assert browser.post(url, {"post": "yes", "kind": "x"}).status_code == 403
 
 
-def test_verifying_says_how_many_entries_hold_and_is_on_the_log(browser, entry, log) -> None:
+def test_verifying_says_how_many_entries_hold_and_is_on_the_log(
+    browser: Client, entry: int, log: Log
+) -> None:
     page = browser.post(f"{LIST}verify/", follow=True).content.decode()
 
     (verified,) = log(Kind.AUDIT_VERIFIED)
     assert f"{verified['entries']} entries, the chain holds." in page
 
 
-def test_verifying_names_the_first_wrong_entry(browser, entry, superuser) -> None:
+def test_verifying_names_the_first_wrong_entry(
+    browser: Client, entry: int, superuser: Superuser
+) -> None:
     superuser.execute("SET session_replication_role = replica")
     superuser.execute("UPDATE retrieval_auditevent SET kind = 'x' WHERE number = %s", [entry])
 
@@ -66,5 +73,5 @@ def test_verifying_names_the_first_wrong_entry(browser, entry, superuser) -> Non
     assert f"Entry {entry}: it is not as it was written." in page
 
 
-def test_verifying_takes_a_post(browser, entry) -> None:
+def test_verifying_takes_a_post(browser: Client, entry: int) -> None:
     assert browser.get(f"{LIST}verify/").status_code == 405

@@ -1,6 +1,10 @@
+from django.test import Client
+
 from retrieval import access
-from retrieval.models import Collection, Grant, Kind, PrivacyProfile, Purpose, Role
+from retrieval.models import Collection, Grant, Kind, PrivacyProfile, Purpose, Role, User
+from retrieval.models.grant import Capability
 from tests.factories import make_collection, operator
+from tests.web.conftest import Log
 
 ADD = "/admin/retrieval/collection/add/"
 
@@ -11,7 +15,9 @@ def form(**fields: object) -> dict[str, object]:
     return {"name": "ward", "description": "", "profile": profile.pk, "purposes": purposes} | fields
 
 
-def test_a_new_collection_is_its_openers_and_the_command_lines(browser, administrator) -> None:
+def test_a_new_collection_is_its_openers_and_the_command_lines(
+    browser: Client, administrator: User
+) -> None:
     browser.post(ADD, form())
 
     opened = Collection.objects.get(name="ward")
@@ -23,7 +29,7 @@ def test_a_new_collection_is_its_openers_and_the_command_lines(browser, administ
     }
 
 
-def test_opening_and_editing_a_collection_are_on_the_log(browser, log) -> None:
+def test_opening_and_editing_a_collection_are_on_the_log(browser: Client, log: Log) -> None:
     browser.post(ADD, form())
     opened = Collection.objects.get(name="ward")
 
@@ -36,7 +42,9 @@ def test_opening_and_editing_a_collection_are_on_the_log(browser, log) -> None:
     assert entries[1]["fields"] == ["purposes"]
 
 
-def test_a_purpose_taken_from_a_collection_closes_it_for_everybody(browser, administrator) -> None:
+def test_a_purpose_taken_from_a_collection_closes_it_for_everybody(
+    browser: Client, administrator: User
+) -> None:
     browser.post(ADD, form())
     opened = Collection.objects.get(name="ward")
 
@@ -44,11 +52,11 @@ def test_a_purpose_taken_from_a_collection_closes_it_for_everybody(browser, admi
         f"/admin/retrieval/collection/{opened.pk}/change/", form(purposes=[Purpose.RESEARCH])
     )
 
-    view = access.Capability.VIEW
+    view = Capability.VIEW
     assert access.collections_where(administrator, Purpose.TREATMENT, view) == []
 
 
-def test_a_name_is_taken_once(browser) -> None:
+def test_a_name_is_taken_once(browser: Client) -> None:
     make_collection("ward")
 
     answer = browser.post(ADD, form())
@@ -57,13 +65,17 @@ def test_a_name_is_taken_once(browser) -> None:
     assert Collection.objects.filter(name="ward").count() == 1
 
 
-def test_collections_and_profiles_are_never_deleted_here(browser, collection) -> None:
+def test_collections_and_profiles_are_never_deleted_here(
+    browser: Client, collection: Collection
+) -> None:
     for kind, pk in (("collection", collection.pk), ("privacyprofile", collection.profile_id)):
         answer = browser.post(f"/admin/retrieval/{kind}/{pk}/delete/", {"post": "yes"})
         assert answer.status_code == 403
 
 
-def test_a_profile_cannot_be_made_weaker_than_the_floor(browser, collection) -> None:
+def test_a_profile_cannot_be_made_weaker_than_the_floor(
+    browser: Client, collection: Collection
+) -> None:
     weak = {"name": "weak", "cover": "solid", "mosaic_cells": 7, "margin": 0.05}
 
     answer = browser.post(
@@ -77,7 +89,7 @@ def test_a_profile_cannot_be_made_weaker_than_the_floor(browser, collection) -> 
     }
 
 
-def test_a_changed_profile_is_on_the_log(browser, collection, log) -> None:
+def test_a_changed_profile_is_on_the_log(browser: Client, collection: Collection, log: Log) -> None:
     strict = {"name": "photographs", "cover": "solid", "mosaic_cells": 5, "margin": 0.5}
     url = f"/admin/retrieval/privacyprofile/{collection.profile_id}/change/"
 

@@ -1,14 +1,18 @@
+from typing import Any
+
 import pytest
+from django.test import Client
 from django.utils import timezone
 
-from retrieval.models import Grant, Kind, Purpose, Role
+from retrieval.models import Collection, Grant, Kind, Purpose, Role, User
 from tests.factories import grant, make_collection, make_user
+from tests.web.conftest import Blocked, Log, Superuser
 
 ADD = "/admin/retrieval/grant/add/"
 
 
 @pytest.fixture
-def form(collection):
+def form(collection: Collection) -> dict[str, Any]:
     now = timezone.now()
     return {
         "user": make_user("ben").pk,
@@ -21,7 +25,9 @@ def form(collection):
     }
 
 
-def test_a_grant_names_its_giver_and_is_on_the_log(browser, administrator, form, log) -> None:
+def test_a_grant_names_its_giver_and_is_on_the_log(
+    browser: Client, administrator: User, form: dict[str, Any], log: Log
+) -> None:
     browser.post(ADD, form)
 
     given = Grant.objects.get(user__username="ben")
@@ -31,7 +37,9 @@ def test_a_grant_names_its_giver_and_is_on_the_log(browser, administrator, form,
     assert (entry["user"], entry["purposes"]) == (given.user_id, ["TREAT"])
 
 
-def test_a_grant_is_not_given_without_its_entry(browser, form, log_blocked, superuser) -> None:
+def test_a_grant_is_not_given_without_its_entry(
+    browser: Client, form: dict[str, Any], log_blocked: Blocked, superuser: Superuser
+) -> None:
     superuser.execute("REVOKE EXECUTE ON FUNCTION cloister_audit_append FROM cloister_web")
     try:
         answer = browser.post(ADD, form)
@@ -42,7 +50,9 @@ def test_a_grant_is_not_given_without_its_entry(browser, form, log_blocked, supe
     assert not Grant.objects.filter(user__username="ben").exists()
 
 
-def test_purposes_stay_within_those_of_the_collection(browser, form) -> None:
+def test_purposes_stay_within_those_of_the_collection(
+    browser: Client, form: dict[str, Any]
+) -> None:
     narrow = make_collection("narrow", purposes=[Purpose.RESEARCH])
 
     answer = browser.post(ADD, form | {"collection": narrow.pk})
@@ -52,12 +62,16 @@ def test_purposes_stay_within_those_of_the_collection(browser, form) -> None:
 
 
 @pytest.mark.parametrize("change", [{"user": ""}, {"purposes": []}, {"role": "king"}])
-def test_an_incomplete_grant_is_not_given(browser, form, change) -> None:
+def test_an_incomplete_grant_is_not_given(
+    browser: Client, form: dict[str, Any], change: dict[str, Any]
+) -> None:
     assert browser.post(ADD, form | change).status_code == 200
     assert not Grant.objects.filter(user__username="ben").exists()
 
 
-def test_changing_and_revoking_a_grant_are_on_the_log(browser, collection, form, log) -> None:
+def test_changing_and_revoking_a_grant_are_on_the_log(
+    browser: Client, collection: Collection, form: dict[str, Any], log: Log
+) -> None:
     given = grant(make_user(), collection)
     url = f"/admin/retrieval/grant/{given.pk}/"
 
@@ -69,7 +83,9 @@ def test_changing_and_revoking_a_grant_are_on_the_log(browser, collection, form,
     assert not Grant.objects.filter(pk=given.pk).exists()
 
 
-def test_grants_are_not_revoked_in_bulk_past_the_log(browser, collection) -> None:
+def test_grants_are_not_revoked_in_bulk_past_the_log(
+    browser: Client, collection: Collection
+) -> None:
     given = grant(make_user(), collection)
 
     chosen = {"action": "delete_selected", "_selected_action": [given.pk], "post": "yes"}

@@ -2,13 +2,14 @@ import re
 import uuid
 
 import pytest
+from django.test import Client
 from django.urls import reverse
 
 from retrieval import access
 from retrieval.errors import Reason
-from retrieval.models import Image, Kind, Purpose, Role, State, Work
+from retrieval.models import Collection, Image, Kind, Purpose, Role, State, User, Work
 from tests.factories import grant, make_collection, make_image, make_user, operator
-from tests.web.conftest import jpeg, signed_in
+from tests.web.conftest import Blocked, Log, jpeg, signed_in
 
 LIST = "/admin/retrieval/image/"
 
@@ -22,7 +23,9 @@ def state_of(image: Image) -> str:
         return Image.objects.get(pk=image.pk).state
 
 
-def test_an_administrator_sees_no_image_by_being_one(browser, collection) -> None:
+def test_an_administrator_sees_no_image_by_being_one(
+    browser: Client, collection: Collection
+) -> None:
     image = make_image(collection, [1, 0, 0], preview=jpeg())
 
     assert str(image.pk) not in browser.get(LIST).content.decode()
@@ -32,14 +35,18 @@ def test_an_administrator_sees_no_image_by_being_one(browser, collection) -> Non
     assert browser.get(preview).status_code == 404
 
 
-def test_a_grant_for_another_purpose_opens_nothing_here(browser, administrator, collection) -> None:
+def test_a_grant_for_another_purpose_opens_nothing_here(
+    browser: Client, administrator: User, collection: Collection
+) -> None:
     image = make_image(collection, [1, 0, 0])
     grant(administrator, collection, Role.OWNER, Purpose.TREATMENT)
 
     assert str(image.pk) not in browser.get(LIST).content.decode()
 
 
-def test_foreign_and_missing_images_answer_alike_to_the_byte(browser, collection, owner) -> None:
+def test_foreign_and_missing_images_answer_alike_to_the_byte(
+    browser: Client, collection: Collection, owner: User
+) -> None:
     foreign = make_image(make_collection("sealed"), [1, 0, 0])
 
     for name in ("change", "preview", "thumbnail"):
@@ -51,7 +58,9 @@ def test_foreign_and_missing_images_answer_alike_to_the_byte(browser, collection
         assert answers[0].content == answers[1].content
 
 
-def test_a_list_is_on_the_log_with_the_images_it_shows(browser, collection, owner, log) -> None:
+def test_a_list_is_on_the_log_with_the_images_it_shows(
+    browser: Client, collection: Collection, owner: User, log: Log
+) -> None:
     image = make_image(collection, [1, 0, 0])
     make_image(make_collection("sealed"), [1, 0, 0])
 
@@ -60,7 +69,9 @@ def test_a_list_is_on_the_log_with_the_images_it_shows(browser, collection, owne
     assert log(Kind.IMAGES_LISTED) == [{"images": [str(image.pk)]}]
 
 
-def test_a_page_is_on_the_log(browser, collection, owner, log) -> None:
+def test_a_page_is_on_the_log(
+    browser: Client, collection: Collection, owner: User, log: Log
+) -> None:
     image = make_image(collection, [1, 0, 0])
 
     browser.get(page_of(image))
@@ -68,7 +79,9 @@ def test_a_page_is_on_the_log(browser, collection, owner, log) -> None:
     assert log(Kind.IMAGE_VIEWED) == [{"form": "administration", "image": str(image.pk)}]
 
 
-def test_what_cannot_be_recorded_is_not_shown(browser, collection, owner, log_blocked) -> None:
+def test_what_cannot_be_recorded_is_not_shown(
+    browser: Client, collection: Collection, owner: User, log_blocked: Blocked
+) -> None:
     image = make_image(collection, [1, 0, 0])
 
     with log_blocked():
@@ -80,7 +93,7 @@ def test_what_cannot_be_recorded_is_not_shown(browser, collection, owner, log_bl
 
 
 def test_thumbnails_of_a_list_open_without_an_entry_of_their_own(
-    browser, collection, owner, log
+    browser: Client, collection: Collection, owner: User, log: Log
 ) -> None:
     make_image(collection, [1, 0, 0], preview=jpeg())
     page = browser.get(LIST).content.decode()
@@ -93,7 +106,7 @@ def test_thumbnails_of_a_list_open_without_an_entry_of_their_own(
 
 @pytest.mark.parametrize("state", State)
 def test_pictures_are_shown_only_of_indexed_images_and_of_those_one_reviews(
-    collection, state
+    collection: Collection, state: State
 ) -> None:
     image = make_image(collection, state=state, preview=jpeg())
     curator, reviewer = make_user(is_staff=True), make_user(is_staff=True)
@@ -111,7 +124,7 @@ def test_pictures_are_shown_only_of_indexed_images_and_of_those_one_reviews(
         assert client.get(preview).status_code == (200 if shown else 404)
 
 
-def test_source_names_are_shown_only_where_they_may_be_seen(collection) -> None:
+def test_source_names_are_shown_only_where_they_may_be_seen(collection: Collection) -> None:
     image = make_image(collection, [1, 0, 0], name="meier.jpg")
     viewer = make_user(is_staff=True)
     grant(viewer, collection, Role.VIEWER, Purpose.ADMINISTRATION)
@@ -122,7 +135,9 @@ def test_source_names_are_shown_only_where_they_may_be_seen(collection) -> None:
     assert "meier.jpg" in client.get(page_of(image)).content.decode()
 
 
-def test_keys_hashes_and_vectors_are_on_no_page(browser, collection, owner) -> None:
+def test_keys_hashes_and_vectors_are_on_no_page(
+    browser: Client, collection: Collection, owner: User
+) -> None:
     image = make_image(collection, [1, 0, 0])
 
     fields = browser.get(page_of(image)).context["adminform"].fields
@@ -135,7 +150,9 @@ def test_keys_hashes_and_vectors_are_on_no_page(browser, collection, owner) -> N
         assert bytes(secret).hex() not in text
 
 
-def test_a_list_names_no_collection_without_a_grant(browser, collection, owner) -> None:
+def test_a_list_names_no_collection_without_a_grant(
+    browser: Client, collection: Collection, owner: User
+) -> None:
     make_collection("sealed")
 
     page = browser.get(LIST).content.decode()
@@ -144,7 +161,9 @@ def test_a_list_names_no_collection_without_a_grant(browser, collection, owner) 
     assert "sealed" not in page
 
 
-def test_a_reviewer_releases_from_the_images_page(browser, collection, owner) -> None:
+def test_a_reviewer_releases_from_the_images_page(
+    browser: Client, collection: Collection, owner: User
+) -> None:
     image = make_image(collection, state=State.REVIEW, reason=Reason.FACE_STILL_FOUND)
     url = reverse("admin:retrieval_image_decide", args=[image.pk])
 
@@ -153,7 +172,9 @@ def test_a_reviewer_releases_from_the_images_page(browser, collection, owner) ->
     assert state_of(image) == State.DEIDENTIFIED
 
 
-def test_several_images_are_decided_about_from_the_list(browser, collection, owner) -> None:
+def test_several_images_are_decided_about_from_the_list(
+    browser: Client, collection: Collection, owner: User
+) -> None:
     images = [
         make_image(collection, state=State.REVIEW, reason=Reason.FACE_STILL_FOUND) for _ in range(2)
     ]
@@ -166,7 +187,9 @@ def test_several_images_are_decided_about_from_the_list(browser, collection, own
     assert state_of(sealed) == State.REVIEW
 
 
-def test_what_was_given_up_is_retried_from_the_list(browser, collection, owner) -> None:
+def test_what_was_given_up_is_retried_from_the_list(
+    browser: Client, collection: Collection, owner: User
+) -> None:
     image = make_image(collection, state=State.QUARANTINED, reason=Reason.THREE_STRIKES)
 
     browser.post(LIST, {"action": "retry", "_selected_action": [str(image.pk)]})
@@ -177,7 +200,7 @@ def test_what_was_given_up_is_retried_from_the_list(browser, collection, owner) 
 
 
 def test_an_image_whose_detector_failed_shows_no_button_to_release_it(
-    browser, collection, owner
+    browser: Client, collection: Collection, owner: User
 ) -> None:
     image = make_image(collection, state=State.REVIEW, reason=Reason.DETECTOR_FAILED)
 
@@ -189,7 +212,7 @@ def test_an_image_whose_detector_failed_shows_no_button_to_release_it(
 
 
 def test_images_are_neither_added_nor_changed_nor_deleted_by_hand(
-    browser, collection, owner
+    browser: Client, collection: Collection, owner: User
 ) -> None:
     image = make_image(collection, [1, 0, 0])
 

@@ -1,22 +1,24 @@
 from datetime import timedelta
 
+from django.test import Client
 from django.utils import timezone
 
 from retrieval.errors import Reason
-from retrieval.models import EncoderVersion, State
+from retrieval.models import Collection, EncoderVersion, State, User
 from tests.factories import make_collection, make_image
+from tests.web.conftest import Superuser
 
 LIST = "/admin/retrieval/importbatch/"
 
 
-def long_ago(superuser) -> None:
+def long_ago(superuser: Superuser) -> None:
     past = timezone.now() - timedelta(hours=1)
     superuser.execute("UPDATE retrieval_image SET received_at = %s", [past])
     superuser.execute("UPDATE retrieval_importbatch SET started_at = %s", [past])
 
 
 def test_progress_is_counted_and_asked_for_again_until_all_is_settled(
-    browser, collection, owner, superuser
+    browser: Client, collection: Collection, owner: User, superuser: Superuser
 ) -> None:
     image = make_image(collection)
     superuser.execute("UPDATE retrieval_image SET state = 'received'")
@@ -33,13 +35,17 @@ def test_progress_is_counted_and_asked_for_again_until_all_is_settled(
     assert "hx-trigger" not in settled
 
 
-def test_progress_goes_on_while_files_may_still_come_in(browser, collection, owner) -> None:
+def test_progress_goes_on_while_files_may_still_come_in(
+    browser: Client, collection: Collection, owner: User
+) -> None:
     image = make_image(collection, [1, 0, 0])
 
     assert "hx-trigger" in browser.get(f"{LIST}{image.batch_id}/progress/").content.decode()
 
 
-def test_imports_into_ungranted_collections_are_not_shown(browser, collection, owner) -> None:
+def test_imports_into_ungranted_collections_are_not_shown(
+    browser: Client, collection: Collection, owner: User
+) -> None:
     granted = make_image(collection, state=State.REVIEW, reason=Reason.FACE_STILL_FOUND)
     sealed = make_image(make_collection("sealed"), [1, 0, 0])
 
@@ -50,7 +56,7 @@ def test_imports_into_ungranted_collections_are_not_shown(browser, collection, o
     assert browser.get(f"{LIST}{sealed.batch_id}/progress/").status_code == 404
 
 
-def test_an_imports_page_is_read_only(browser, collection, owner) -> None:
+def test_an_imports_page_is_read_only(browser: Client, collection: Collection, owner: User) -> None:
     image = make_image(collection, [1, 0, 0])
     page = f"{LIST}{image.batch_id}/change/"
 
@@ -58,7 +64,7 @@ def test_an_imports_page_is_read_only(browser, collection, owner) -> None:
     assert browser.post(page, {"refused": 5}).status_code == 403
 
 
-def test_encoders_are_shown_and_not_changed_here(browser, collection) -> None:
+def test_encoders_are_shown_and_not_changed_here(browser: Client, collection: Collection) -> None:
     encoder = EncoderVersion.objects.get()
     url = "/admin/retrieval/encoderversion/"
 

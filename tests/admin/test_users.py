@@ -1,9 +1,10 @@
 import pytest
 from django.contrib.auth.models import Group, Permission
+from django.test import Client
 
-from retrieval.models import Kind, Role, User
+from retrieval.models import Collection, Kind, Role, User
 from tests.factories import grant, make_user
-from tests.web.conftest import signed_in
+from tests.web.conftest import Log, signed_in
 
 NEW = "a staple for the battery"
 
@@ -12,7 +13,9 @@ def permissions(*names: str) -> list[Permission]:
     return list(Permission.objects.filter(codename__in=names))
 
 
-def test_a_new_account_has_a_password_for_one_sign_in_and_is_on_the_log(browser, log) -> None:
+def test_a_new_account_has_a_password_for_one_sign_in_and_is_on_the_log(
+    browser: Client, log: Log
+) -> None:
     browser.post(
         "/admin/retrieval/user/add/",
         {"username": "ben", "password1": NEW, "password2": NEW},
@@ -26,7 +29,7 @@ def test_a_new_account_has_a_password_for_one_sign_in_and_is_on_the_log(browser,
 
 
 def test_a_password_set_by_somebody_else_is_good_for_one_sign_in_and_on_the_log(
-    browser, log
+    browser: Client, log: Log
 ) -> None:
     ben = make_user("ben")
 
@@ -39,7 +42,7 @@ def test_a_password_set_by_somebody_else_is_good_for_one_sign_in_and_on_the_log(
     assert [e["user"] for e in log(Kind.USER_CHANGED)] == [ben.pk]
 
 
-def test_a_change_of_rights_is_on_the_log_without_values(browser, log) -> None:
+def test_a_change_of_rights_is_on_the_log_without_values(browser: Client, log: Log) -> None:
     ben = make_user("ben")
     joined = {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
 
@@ -54,7 +57,7 @@ def test_a_change_of_rights_is_on_the_log_without_values(browser, log) -> None:
     assert "ward.example" not in str(entry)
 
 
-def test_accounts_are_closed_and_never_deleted(browser) -> None:
+def test_accounts_are_closed_and_never_deleted(browser: Client) -> None:
     ben = make_user("ben")
 
     answer = browser.post(f"/admin/retrieval/user/{ben.pk}/delete/", {"post": "yes"})
@@ -71,7 +74,7 @@ def clerk(db: None) -> User:
     return user
 
 
-def test_who_edits_accounts_does_not_make_the_own_one_all_powerful(clerk) -> None:
+def test_who_edits_accounts_does_not_make_the_own_one_all_powerful(clerk: User) -> None:
     signed_in(clerk).post(
         f"/admin/retrieval/user/{clerk.pk}/change/",
         {"username": "clerk", "is_active": "on", "is_staff": "on", "is_superuser": "on"},
@@ -81,7 +84,9 @@ def test_who_edits_accounts_does_not_make_the_own_one_all_powerful(clerk) -> Non
     assert not clerk.is_superuser
 
 
-def test_who_edits_accounts_does_not_take_over_an_all_powerful_one(clerk, administrator) -> None:
+def test_who_edits_accounts_does_not_take_over_an_all_powerful_one(
+    clerk: User, administrator: User
+) -> None:
     form = {"password1": NEW, "password2": NEW, "usable_password": "true", "set-password": "1"}
 
     answer = signed_in(clerk).post(f"/admin/retrieval/user/{administrator.pk}/password/", form)
@@ -91,7 +96,7 @@ def test_who_edits_accounts_does_not_take_over_an_all_powerful_one(clerk, admini
     assert not administrator.check_password(NEW)
 
 
-def test_a_group_that_holds_grants_is_not_deleted(browser, collection) -> None:
+def test_a_group_that_holds_grants_is_not_deleted(browser: Client, collection: Collection) -> None:
     group = Group.objects.create(name="nurses")
     grant(None, collection, Role.VIEWER, group=group)  # type: ignore[arg-type]
 

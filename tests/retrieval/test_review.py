@@ -1,12 +1,15 @@
 import json
 import uuid
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from retrieval import access, outbox, review
 from retrieval.errors import AccessDenied, Reason
-from retrieval.models import Image, Kind, Purpose, Role, Stage, State, Work
+from retrieval.models import Collection, Image, Kind, Purpose, Role, Stage, State, User, Work
 from tests.factories import grant, make_collection, make_image, make_user, operator
+from tests.web.conftest import Superuser
 
 pytestmark = pytest.mark.usefixtures("db")
 
@@ -14,48 +17,48 @@ PURPOSE = Purpose.ADMINISTRATION
 
 
 @pytest.fixture
-def collection():
+def collection() -> Collection:
     return make_collection("ward")
 
 
 @pytest.fixture
-def reviewer(collection):
+def reviewer(collection: Collection) -> User:
     user = make_user("reviewer")
     grant(user, collection, Role.REVIEWER, PURPOSE)
     return user
 
 
 @pytest.fixture
-def curator(collection):
+def curator(collection: Collection) -> User:
     user = make_user("curator")
     grant(user, collection, Role.CURATOR, PURPOSE)
     return user
 
 
-def stored(image):
+def stored(image: Image) -> Image:
     with access.acting_as(operator(), PURPOSE):
         return Image.objects.get(pk=image.pk)
 
 
-def due(image):
+def due(image: Image) -> list[str]:
     with access.acting_as(operator(), PURPOSE):
         return list(Work.objects.filter(image=image).values_list("stage", flat=True))
 
 
-def entries(superuser, kind):
+def entries(superuser: Superuser, kind: Kind) -> list[dict[str, Any]]:
     rows = superuser.execute(
         "SELECT details FROM retrieval_auditevent WHERE kind = %s ORDER BY number", [kind]
     )
     return [json.loads(details) for (details,) in rows]
 
 
-def in_review(collection, reason=Reason.FACE_STILL_FOUND):
+def in_review(collection: Collection, reason: Reason = Reason.FACE_STILL_FOUND) -> Image:
     return make_image(collection, state=State.REVIEW, reason=reason)
 
 
 def test_a_released_image_is_due_to_be_encoded_and_the_decision_is_on_the_log(
-    collection, reviewer, superuser
-):
+    collection: Collection, reviewer: User, superuser: Superuser
+) -> None:
     image = in_review(collection)
 
     review.release(image.pk, actor=reviewer, purpose=PURPOSE)
@@ -67,7 +70,9 @@ def test_a_released_image_is_due_to_be_encoded_and_the_decision_is_on_the_log(
     ]
 
 
-def test_an_image_whose_detector_failed_is_never_released(collection, reviewer):
+def test_an_image_whose_detector_failed_is_never_released(
+    collection: Collection, reviewer: User
+) -> None:
     image = in_review(collection, Reason.DETECTOR_FAILED)
 
     with pytest.raises(review.NotDecidable):
@@ -77,7 +82,9 @@ def test_an_image_whose_detector_failed_is_never_released(collection, reviewer):
     assert due(image) == []
 
 
-def test_an_image_whose_detector_failed_is_tried_again_from_its_start(collection, reviewer):
+def test_an_image_whose_detector_failed_is_tried_again_from_its_start(
+    collection: Collection, reviewer: User
+) -> None:
     image = in_review(collection, Reason.DETECTOR_FAILED)
 
     review.retry(image.pk, actor=reviewer, purpose=PURPOSE)
@@ -86,7 +93,9 @@ def test_an_image_whose_detector_failed_is_tried_again_from_its_start(collection
     assert due(image) == [Stage.DEIDENTIFY]
 
 
-def test_a_rejected_image_is_due_for_nothing(collection, reviewer, superuser):
+def test_a_rejected_image_is_due_for_nothing(
+    collection: Collection, reviewer: User, superuser: Superuser
+) -> None:
     image = in_review(collection)
 
     review.reject(image.pk, actor=reviewer, purpose=PURPOSE)
@@ -101,7 +110,9 @@ def test_a_rejected_image_is_due_for_nothing(collection, reviewer, superuser):
 
 @pytest.mark.parametrize("decide", [review.release, review.reject])
 @pytest.mark.parametrize("state", set(State) - {State.REVIEW})
-def test_only_what_is_in_review_is_decided(collection, reviewer, decide, state):
+def test_only_what_is_in_review_is_decided(
+    collection: Collection, reviewer: User, decide: Callable[..., None], state: State
+) -> None:
     image = make_image(collection, state=state)
 
     with pytest.raises(review.NotDecidable):
@@ -113,8 +124,8 @@ def test_only_what_is_in_review_is_decided(collection, reviewer, decide, state):
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.SEARCHER, Role.CURATOR])
 @pytest.mark.parametrize("decide", [review.release, review.reject])
 def test_who_may_not_review_decides_nothing_and_the_attempt_is_on_the_log(
-    collection, superuser, role, decide
-):
+    collection: Collection, superuser: Superuser, role: Role, decide: Callable[..., None]
+) -> None:
     image = in_review(collection)
     user = make_user()
     grant(user, collection, role, PURPOSE)
@@ -126,7 +137,9 @@ def test_who_may_not_review_decides_nothing_and_the_attempt_is_on_the_log(
     assert entries(superuser, Kind.IMAGE_DENIED) == [{"image": str(image.pk)}]
 
 
-def test_a_reviewer_of_another_purpose_decides_nothing(collection, reviewer):
+def test_a_reviewer_of_another_purpose_decides_nothing(
+    collection: Collection, reviewer: User
+) -> None:
     image = in_review(collection)
 
     with pytest.raises(AccessDenied):
@@ -135,7 +148,9 @@ def test_a_reviewer_of_another_purpose_decides_nothing(collection, reviewer):
     assert stored(image).state == State.REVIEW
 
 
-def test_what_was_given_up_starts_again(collection, curator, superuser):
+def test_what_was_given_up_starts_again(
+    collection: Collection, curator: User, superuser: Superuser
+) -> None:
     image = make_image(collection, state=State.QUARANTINED, reason=Reason.THREE_STRIKES)
 
     review.retry(image.pk, actor=curator, purpose=PURPOSE)
@@ -147,7 +162,7 @@ def test_what_was_given_up_starts_again(collection, curator, superuser):
     ]
 
 
-def test_what_is_stuck_goes_on_where_it_was(collection, curator):
+def test_what_is_stuck_goes_on_where_it_was(collection: Collection, curator: User) -> None:
     image = make_image(collection, state=State.DEIDENTIFIED)
 
     review.retry(image.pk, actor=curator, purpose=PURPOSE)
@@ -155,7 +170,9 @@ def test_what_is_stuck_goes_on_where_it_was(collection, curator):
     assert due(image) == [Stage.ENCODE]
 
 
-def test_retrying_twice_leaves_one_piece_of_work_with_all_its_attempts(collection, curator):
+def test_retrying_twice_leaves_one_piece_of_work_with_all_its_attempts(
+    collection: Collection, curator: User
+) -> None:
     image = make_image(collection, state=State.RECEIVED)
     with access.acting_as(operator(), PURPOSE):
         outbox.add(image, Stage.DEIDENTIFY)
@@ -169,7 +186,9 @@ def test_retrying_twice_leaves_one_piece_of_work_with_all_its_attempts(collectio
 
 
 @pytest.mark.parametrize("state", [State.INDEXED, State.REJECTED])
-def test_what_is_settled_is_not_retried(collection, curator, superuser, state):
+def test_what_is_settled_is_not_retried(
+    collection: Collection, curator: User, superuser: Superuser, state: State
+) -> None:
     image = make_image(collection, state=state)
 
     with pytest.raises(review.NotDecidable):
@@ -179,7 +198,9 @@ def test_what_is_settled_is_not_retried(collection, curator, superuser, state):
     assert entries(superuser, Kind.WORK_RETRIED) == []
 
 
-def test_a_curator_does_not_get_an_image_out_of_review_by_retrying(collection, curator):
+def test_a_curator_does_not_get_an_image_out_of_review_by_retrying(
+    collection: Collection, curator: User
+) -> None:
     image = in_review(collection, Reason.DETECTOR_FAILED)
 
     with pytest.raises(AccessDenied):
@@ -188,7 +209,9 @@ def test_a_curator_does_not_get_an_image_out_of_review_by_retrying(collection, c
     assert stored(image).state == State.REVIEW
 
 
-def test_a_decision_that_cannot_be_recorded_is_not_made(collection, reviewer, superuser):
+def test_a_decision_that_cannot_be_recorded_is_not_made(
+    collection: Collection, reviewer: User, superuser: Superuser
+) -> None:
     image = in_review(collection)
     superuser.execute("DELETE FROM retrieval_audithead")
     try:
@@ -205,7 +228,7 @@ def test_a_decision_that_cannot_be_recorded_is_not_made(collection, reviewer, su
     assert due(image) == []
 
 
-def test_missing_images_are_denied_like_foreign_ones(reviewer):
+def test_missing_images_are_denied_like_foreign_ones(reviewer: User) -> None:
     foreign = in_review(make_collection("sealed"))
 
     with pytest.raises(AccessDenied) as of_foreign:

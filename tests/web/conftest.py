@@ -1,7 +1,7 @@
 import io
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from retrieval import queue
 from retrieval.models import Collection, Role, User
 from tests.factories import grant, make_collection, make_encoder, make_user
 
-Superuser = psycopg.Connection[tuple[object, ...]]
+Superuser = psycopg.Connection[tuple[Any, ...]]
+Log = Callable[[str], list[dict[str, Any]]]
+Blocked = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture
@@ -40,12 +42,12 @@ def browser(reader: User) -> Client:
 @pytest.fixture
 def encoder_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any query points along x. The real encoder is asked in tests/flow."""
-    vectors = queue.QueryVectors("test-encoder", np.float32([1, 0, 0]), None, None)
+    vectors = queue.QueryVectors("test-encoder", np.array([1, 0, 0], np.float32), None, None)
     monkeypatch.setattr(queue, "encode_query", lambda **_: vectors)
 
 
 @pytest.fixture
-def log(superuser: Superuser) -> Callable[[str], list[dict[str, Any]]]:
+def log(superuser: Superuser) -> Log:
     """The details of the log's entries of one kind, oldest first."""
 
     def entries(kind: str) -> list[dict[str, Any]]:
@@ -58,7 +60,7 @@ def log(superuser: Superuser) -> Callable[[str], list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def log_blocked(superuser: Superuser) -> Callable[[], Any]:
+def log_blocked(superuser: Superuser) -> Blocked:
     """A context in which no entry can be committed."""
 
     @contextmanager

@@ -4,30 +4,30 @@ import uuid
 from unittest import mock
 
 import pytest
-from django.core import signing
+from django.test import Client
 from django.urls import reverse
 
 from appliance.web import ticket
 from retrieval import storage
-from retrieval.models import Grant, Kind, Purpose, Role, State
+from retrieval.models import Collection, Grant, Image, Kind, Purpose, Role, State, User
 from retrieval.storage import Form
 from tests.factories import grant, make_collection, make_image, make_user
-from tests.web.conftest import jpeg, signed_in
+from tests.web.conftest import Blocked, Log, jpeg, signed_in
 
 pytestmark = pytest.mark.usefixtures("encoder_answers")
 
 
 @pytest.fixture
-def image(collection):
+def image(collection: Collection) -> Image:
     return make_image(collection, [1.0, 0.0, 0.0], name="meier.jpg", preview=jpeg())
 
 
-def thumbnails(client, **query: str) -> list[str]:
+def thumbnails(client: Client, **query: str) -> list[str]:
     page = client.post("/", query or {"words": "anything"}).content.decode()
     return re.findall(r'src="(/images/[^"]*/thumbnail\?ticket=[^"]*)"', page)
 
 
-def test_looking_at_an_image_is_on_the_log(browser, image, log) -> None:
+def test_looking_at_an_image_is_on_the_log(browser: Client, image: Image, log: Log) -> None:
     browser.get(reverse("image", args=[image.pk]))
     browser.get(reverse("preview", args=[image.pk]))
 
@@ -38,7 +38,9 @@ def test_looking_at_an_image_is_on_the_log(browser, image, log) -> None:
 
 
 @pytest.mark.parametrize("name", ["image", "preview"])
-def test_a_look_that_cannot_be_recorded_is_not_given(browser, image, log_blocked, name) -> None:
+def test_a_look_that_cannot_be_recorded_is_not_given(
+    browser: Client, image: Image, log_blocked: Blocked, name: str
+) -> None:
     began = time.monotonic()
     with log_blocked():
         answer = browser.get(reverse(name, args=[image.pk]))
@@ -50,7 +52,9 @@ def test_a_look_that_cannot_be_recorded_is_not_given(browser, image, log_blocked
 
 
 @pytest.mark.parametrize("name", ["image", "preview", "thumbnail"])
-def test_foreign_and_missing_images_answer_alike_to_the_byte(browser, image, log, name) -> None:
+def test_foreign_and_missing_images_answer_alike_to_the_byte(
+    browser: Client, image: Image, log: Log, name: str
+) -> None:
     foreign = make_image(make_collection("sealed"), [1.0, 0.0, 0.0], preview=jpeg())
 
     answers = [browser.get(reverse(name, args=[i])) for i in (foreign.pk, uuid.uuid4())]
@@ -64,14 +68,18 @@ def test_foreign_and_missing_images_answer_alike_to_the_byte(browser, image, log
 
 @pytest.mark.parametrize("name", ["image", "preview"])
 @pytest.mark.parametrize("state", set(State) - {State.INDEXED})
-def test_only_indexed_images_are_shown(browser, collection, name, state) -> None:
+def test_only_indexed_images_are_shown(
+    browser: Client, collection: Collection, name: str, state: State
+) -> None:
     image = make_image(collection, state=state, preview=jpeg())
 
     assert browser.get(reverse(name, args=[image.pk])).status_code == 404
 
 
 @pytest.mark.parametrize("state", State)
-def test_a_reviewer_sees_what_is_in_review_and_nothing_before(collection, state) -> None:
+def test_a_reviewer_sees_what_is_in_review_and_nothing_before(
+    collection: Collection, state: State
+) -> None:
     reviewer = make_user()
     grant(reviewer, collection, Role.REVIEWER)
     image = make_image(collection, state=state, preview=jpeg())
@@ -82,7 +90,9 @@ def test_a_reviewer_sees_what_is_in_review_and_nothing_before(collection, state)
     assert answer.status_code == (200 if shown else 404)
 
 
-def test_pictures_are_the_deidentified_ones_and_no_cache_keeps_them(browser, image) -> None:
+def test_pictures_are_the_deidentified_ones_and_no_cache_keeps_them(
+    browser: Client, image: Image
+) -> None:
     storage.write_bytes(image, Form.ORIGINAL, b"the original")
 
     answer = browser.get(reverse("preview", args=[image.pk]))
@@ -93,7 +103,9 @@ def test_pictures_are_the_deidentified_ones_and_no_cache_keeps_them(browser, ima
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_the_page_tells_the_source_only_to_who_may_see_names(browser, image, reader) -> None:
+def test_the_page_tells_the_source_only_to_who_may_see_names(
+    browser: Client, image: Image, reader: User
+) -> None:
     url = reverse("image", args=[image.pk])
     assert "meier.jpg" not in browser.get(url).content.decode()
 
@@ -101,14 +113,18 @@ def test_the_page_tells_the_source_only_to_who_may_see_names(browser, image, rea
     assert "meier.jpg" in browser.get(url).content.decode()
 
 
-def test_another_purpose_than_the_granted_one_opens_nothing(browser, image, reader) -> None:
+def test_another_purpose_than_the_granted_one_opens_nothing(
+    browser: Client, image: Image, reader: User
+) -> None:
     grant(reader, make_collection(), Role.SEARCHER, Purpose.RESEARCH)
     browser.post(reverse("purpose"), {"purpose": Purpose.RESEARCH})
 
     assert browser.get(reverse("image", args=[image.pk])).status_code == 404
 
 
-def test_a_thumbnail_opens_with_the_ticket_of_a_recorded_answer_only(browser, image, log) -> None:
+def test_a_thumbnail_opens_with_the_ticket_of_a_recorded_answer_only(
+    browser: Client, image: Image, log: Log
+) -> None:
     (url,) = thumbnails(browser)
 
     assert browser.get(url).content == jpeg()
@@ -119,14 +135,18 @@ def test_a_thumbnail_opens_with_the_ticket_of_a_recorded_answer_only(browser, im
     assert log(Kind.IMAGE_VIEWED) == []
 
 
-def test_a_ticket_opens_no_other_image(browser, image, collection) -> None:
+def test_a_ticket_opens_no_other_image(
+    browser: Client, image: Image, collection: Collection
+) -> None:
     (url,) = thumbnails(browser)
     other = make_image(collection, [0.0, 1.0, 0.0], preview=jpeg())
 
     assert browser.get(url.replace(str(image.pk), str(other.pk))).status_code == 404
 
 
-def test_a_ticket_is_good_for_its_user_and_session_only(browser, image, reader, collection) -> None:
+def test_a_ticket_is_good_for_its_user_and_session_only(
+    browser: Client, image: Image, reader: User, collection: Collection
+) -> None:
     (url,) = thumbnails(browser)
     colleague = make_user()
     grant(colleague, collection, Role.SEARCHER)
@@ -135,7 +155,9 @@ def test_a_ticket_is_good_for_its_user_and_session_only(browser, image, reader, 
     assert signed_in(reader).get(url).status_code == 404
 
 
-def test_a_ticket_is_good_for_its_purpose_only(browser, image, reader, collection) -> None:
+def test_a_ticket_is_good_for_its_purpose_only(
+    browser: Client, image: Image, reader: User, collection: Collection
+) -> None:
     grant(reader, collection, Role.SEARCHER, Purpose.RESEARCH)
     (url,) = thumbnails(browser)
 
@@ -144,17 +166,19 @@ def test_a_ticket_is_good_for_its_purpose_only(browser, image, reader, collectio
     assert browser.get(url).status_code == 404
 
 
-def test_a_ticket_lapses(browser, image) -> None:
+def test_a_ticket_lapses(browser: Client, image: Image) -> None:
     (url,) = thumbnails(browser)
     later = time.time() + ticket.LIFETIME_S + 1
 
-    with mock.patch.object(signing.time, "time", return_value=later):
+    with mock.patch("django.core.signing.time.time", return_value=later):
         answer = browser.get(url)
 
     assert answer.status_code == 404
 
 
-def test_a_ticket_opens_nothing_once_the_grant_is_gone(browser, image, reader) -> None:
+def test_a_ticket_opens_nothing_once_the_grant_is_gone(
+    browser: Client, image: Image, reader: User
+) -> None:
     (url,) = thumbnails(browser)
     Grant.objects.filter(user=reader).delete()
 

@@ -1,5 +1,7 @@
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("db")
 TEMPLATES = sorted((Path(module.__file__).parent / "web" / "templates").rglob("*.html"))
 
 
-def policy_of(answer) -> dict[str, set[str]]:
+def policy_of(answer: Any) -> dict[str, set[str]]:
     parts = answer.headers["Content-Security-Policy"].split("; ")
     return {name: set(values) for name, *values in (part.split() for part in parts)}
 
@@ -43,7 +45,7 @@ def test_the_administration_relaxes_two_directives_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
-def test_templates_hold_no_inline_script_or_style_and_name_no_other_host(template) -> None:
+def test_templates_hold_no_inline_script_or_style_and_name_no_other_host(template: Path) -> None:
     text = template.read_text(encoding="utf-8")
 
     assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|hx-on", text) == []
@@ -56,7 +58,7 @@ def test_health_says_ok_to_anybody_and_nothing_else() -> None:
     assert (answer.status_code, answer.content) == (200, b"ok\n")
 
 
-def test_health_fails_without_the_broker(monkeypatch) -> None:
+def test_health_fails_without_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_stage: str) -> bool:
         raise ServicesUnavailable("the broker does not answer")
 
@@ -66,7 +68,7 @@ def test_health_fails_without_the_broker(monkeypatch) -> None:
 
 
 @pytest.fixture
-def database_gone(monkeypatch):
+def database_gone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refuse() -> None:
         raise OperationalError("secret detail")
 
@@ -77,14 +79,16 @@ def database_gone(monkeypatch):
     return begin
 
 
-def test_health_fails_without_the_database(database_gone) -> None:
+def test_health_fails_without_the_database(database_gone: Callable[[], None]) -> None:
     database_gone()
 
     assert Client().get("/healthz").status_code == 503
 
 
 @pytest.mark.parametrize("url", ["/", "/admin/", "/images/00000000-0000-0000-0000-000000000000/"])
-def test_without_the_database_pages_answer_503_and_tell_nothing(database_gone, url) -> None:
+def test_without_the_database_pages_answer_503_and_tell_nothing(
+    database_gone: Callable[[], None], url: str
+) -> None:
     visitor = signed_in(make_user(is_staff=True))
     database_gone()
 

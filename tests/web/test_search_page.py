@@ -1,18 +1,22 @@
 import logging
 import re
+from typing import Any
 
 import pytest
 from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile, TemporaryUploadedFile
+from django.test import Client
 from django.urls import reverse
 
 from appliance.web import middleware
 from appliance.web.views import search as search_views
 from retrieval import queue
+from retrieval import search as domain
 from retrieval.errors import EncoderUnavailable, NeedsReview, Reason, Rejected
-from retrieval.models import Kind, Role
+from retrieval.models import Collection, Kind, Role, User
+from retrieval.search import Answer, Query
 from tests.factories import grant, make_collection, make_image, make_user
-from tests.web.conftest import jpeg, signed_in
+from tests.web.conftest import Blocked, Log, Superuser, jpeg, signed_in
 
 pytestmark = pytest.mark.usefixtures("encoder_answers")
 
@@ -20,7 +24,7 @@ WORDS = "zebrafracture"
 
 
 def test_results_show_what_was_granted_and_say_where_they_are_recorded(
-    browser, collection, log, superuser
+    browser: Client, collection: Collection, log: Log, superuser: Superuser
 ) -> None:
     seen = make_image(collection, [0.0, 1.0, 0.0], name="meier.jpg", preview=jpeg())
     hidden = make_image(make_collection("sealed"), [1.0, 0.0, 0.0], preview=jpeg())
@@ -30,12 +34,14 @@ def test_results_show_what_was_granted_and_say_where_they_are_recorded(
     assert str(seen.pk) in page
     assert str(hidden.pk) not in page
     assert "sealed" not in page
-    (number,) = superuser.execute("SELECT max(number) FROM retrieval_auditevent").fetchone()
+    ((number,),) = superuser.execute("SELECT max(number) FROM retrieval_auditevent")
     assert f"Recorded as entry {number}" in page
     assert log(Kind.SEARCH_SERVED)[0]["images"] == [str(seen.pk)]
 
 
-def test_source_names_are_shown_only_where_they_may_be_seen(browser, collection, reader) -> None:
+def test_source_names_are_shown_only_where_they_may_be_seen(
+    browser: Client, collection: Collection, reader: User
+) -> None:
     make_image(collection, [1.0, 0.0, 0.0], name="meier.jpg")
     assert "meier.jpg" not in browser.post("/", {"words": WORDS}).content.decode()
 
@@ -43,7 +49,7 @@ def test_source_names_are_shown_only_where_they_may_be_seen(browser, collection,
     assert "meier.jpg" in browser.post("/", {"words": WORDS}).content.decode()
 
 
-def test_scores_are_shown_rounded(browser, collection) -> None:
+def test_scores_are_shown_rounded(browser: Client, collection: Collection) -> None:
     make_image(collection, [0.123456, 1.0, 0.0])
 
     page = browser.post("/", {"words": WORDS}).content.decode()
@@ -52,7 +58,7 @@ def test_scores_are_shown_rounded(browser, collection) -> None:
 
 
 def test_query_words_appear_in_no_address_log_or_audit_entry(
-    browser, collection, superuser, caplog
+    browser: Client, collection: Collection, superuser: Superuser, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_image(collection, [1.0, 0.0, 0.0])
     with caplog.at_level(logging.DEBUG):
@@ -68,13 +74,15 @@ def test_query_words_appear_in_no_address_log_or_audit_entry(
     assert "no-store" in answer.headers["Cache-Control"]
 
 
-def test_words_in_an_address_search_nothing(browser, log) -> None:
+def test_words_in_an_address_search_nothing(browser: Client, log: Log) -> None:
     browser.get("/", {"words": WORDS})
 
     assert log(Kind.SEARCH_SERVED) == []
 
 
-def test_a_search_for_a_purpose_without_grant_is_refused_in_one_sentence(collection, log) -> None:
+def test_a_search_for_a_purpose_without_grant_is_refused_in_one_sentence(
+    collection: Collection, log: Log
+) -> None:
     answer = signed_in(make_user()).post("/", {"words": WORDS})
 
     assert answer.status_code == 403
@@ -82,7 +90,9 @@ def test_a_search_for_a_purpose_without_grant_is_refused_in_one_sentence(collect
     assert len(log(Kind.SEARCH_DENIED)) == 1
 
 
-def test_only_readable_collections_are_offered(browser, collection, reader) -> None:
+def test_only_readable_collections_are_offered(
+    browser: Client, collection: Collection, reader: User
+) -> None:
     grant(reader, make_collection("second"), Role.SEARCHER)
     sealed = make_collection("sealed")
 
@@ -101,7 +111,7 @@ def test_only_readable_collections_are_offered(browser, collection, reader) -> N
     ],
 )
 def test_a_query_that_cannot_be_encoded_gets_one_sentence(
-    browser, monkeypatch, error, status, sentence
+    browser: Client, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, sentence: str
 ) -> None:
     def fail(**_: object) -> None:
         raise error
@@ -117,12 +127,12 @@ def test_a_query_that_cannot_be_encoded_gets_one_sentence(
 
 
 def test_a_query_image_passes_through_a_temporary_file_that_is_gone_afterwards(
-    browser, monkeypatch
+    browser: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrived = []
-    original = search_views.search
+    original = domain.search
 
-    def search(query: search_views.Query, **context: object) -> search_views.Answer:
+    def search(query: Query, **context: Any) -> Answer:
         arrived.append(query.image)
         return original(query, **context)
 
@@ -130,7 +140,7 @@ def test_a_query_image_passes_through_a_temporary_file_that_is_gone_afterwards(
     opened = []
     init = TemporaryUploadedFile.__init__
 
-    def remember(self: TemporaryUploadedFile, *args: object, **kwargs: object) -> None:
+    def remember(self: TemporaryUploadedFile, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
         opened.append(self)
 
@@ -144,7 +154,9 @@ def test_a_query_image_passes_through_a_temporary_file_that_is_gone_afterwards(
 
 
 @pytest.mark.parametrize("who", ["reader", "nobody"])
-def test_too_large_an_upload_is_refused_before_it_is_read(browser, client, who) -> None:
+def test_too_large_an_upload_is_refused_before_it_is_read(
+    browser: Client, client: Client, who: str
+) -> None:
     visitor = browser if who == "reader" else client
     too_much = str(middleware.MAX_FORM_BYTES + 1)
 
@@ -155,13 +167,15 @@ def test_too_large_an_upload_is_refused_before_it_is_read(browser, client, who) 
     assert answer.status_code == 413
 
 
-def test_a_search_needs_the_forgery_token(reader, collection) -> None:
+def test_a_search_needs_the_forgery_token(reader: User, collection: Collection) -> None:
     answer = signed_in(reader, enforce_csrf_checks=True).post("/", {"words": WORDS})
 
     assert answer.status_code == 403
 
 
-def test_an_answer_that_cannot_be_recorded_is_not_given(browser, collection, log_blocked) -> None:
+def test_an_answer_that_cannot_be_recorded_is_not_given(
+    browser: Client, collection: Collection, log_blocked: Blocked
+) -> None:
     image = make_image(collection, [1.0, 0.0, 0.0])
 
     with log_blocked():
@@ -171,7 +185,9 @@ def test_an_answer_that_cannot_be_recorded_is_not_given(browser, collection, log
     assert str(image.pk) not in answer.content.decode()
 
 
-def test_more_like_this_finds_the_neighbours_of_a_stored_image(browser, collection) -> None:
+def test_more_like_this_finds_the_neighbours_of_a_stored_image(
+    browser: Client, collection: Collection
+) -> None:
     first = make_image(collection, [1.0, 0.0, 0.0])
     second = make_image(collection, [0.9, 0.1, 0.0])
 
@@ -180,7 +196,9 @@ def test_more_like_this_finds_the_neighbours_of_a_stored_image(browser, collecti
     assert page.index(str(first.pk)) < page.index(str(second.pk))
 
 
-def test_an_image_of_a_sealed_collection_is_no_example(browser, collection) -> None:
+def test_an_image_of_a_sealed_collection_is_no_example(
+    browser: Client, collection: Collection
+) -> None:
     sealed = make_image(make_collection("sealed"), [1.0, 0.0, 0.0])
 
     answer = browser.post("/", {"like": str(sealed.pk)})
@@ -188,7 +206,9 @@ def test_an_image_of_a_sealed_collection_is_no_example(browser, collection) -> N
     assert answer.status_code == 403
 
 
-def test_a_part_of_a_page_asked_for_after_the_session_ended_sends_to_the_sign_in(client) -> None:
+def test_a_part_of_a_page_asked_for_after_the_session_ended_sends_to_the_sign_in(
+    client: Client,
+) -> None:
     answer = client.get(reverse("sign_in"), headers={"HX-Request": "true"})
 
     assert answer.headers["HX-Redirect"] == reverse("sign_in")

@@ -1,10 +1,12 @@
+from typing import Any
+
 import pytest
 from django.test import Client
-from django.urls import URLPattern, get_resolver, reverse
+from django.urls import get_resolver, reverse
 
 from retrieval.models import Kind, Purpose, Role, User
 from tests.factories import grant, make_collection, make_user
-from tests.web.conftest import signed_in
+from tests.web.conftest import Blocked, Log, signed_in
 
 pytestmark = pytest.mark.usefixtures("db")
 
@@ -12,7 +14,7 @@ PASSWORD = "correct horse battery"
 NEW = "a staple for the battery"
 
 
-def test_signing_in_and_out_is_on_the_log(log) -> None:
+def test_signing_in_and_out_is_on_the_log(log: Log) -> None:
     user = make_user("ben")
     client = Client()
 
@@ -25,7 +27,7 @@ def test_signing_in_and_out_is_on_the_log(log) -> None:
     assert user.pk
 
 
-def test_a_failed_sign_in_is_on_the_log_without_the_name(log) -> None:
+def test_a_failed_sign_in_is_on_the_log_without_the_name(log: Log) -> None:
     make_user("ben")
 
     answer = Client().post(reverse("sign_in"), {"username": "ben", "password": "wrong"})
@@ -36,7 +38,7 @@ def test_a_failed_sign_in_is_on_the_log_without_the_name(log) -> None:
     assert "ben" not in entry["name"]
 
 
-def test_nobody_is_signed_in_while_the_log_cannot_be_written(log_blocked) -> None:
+def test_nobody_is_signed_in_while_the_log_cannot_be_written(log_blocked: Blocked) -> None:
     make_user("ben")
     client = Client(raise_request_exception=False)
 
@@ -47,7 +49,7 @@ def test_nobody_is_signed_in_while_the_log_cannot_be_written(log_blocked) -> Non
     assert "_auth_user_id" not in client.session
 
 
-def own_patterns() -> list[URLPattern]:
+def own_patterns() -> list[Any]:
     (pages,) = [
         p
         for p in get_resolver().url_patterns
@@ -82,7 +84,9 @@ def newcomer() -> User:
 
 
 @pytest.mark.parametrize("url", ["/", "/admin/", "/admin/retrieval/image/", "/admin/login/"])
-def test_a_handed_out_password_opens_nothing_but_the_page_to_change_it(newcomer, url) -> None:
+def test_a_handed_out_password_opens_nothing_but_the_page_to_change_it(
+    newcomer: User, url: str
+) -> None:
     client = signed_in(newcomer)
 
     for answer in (client.get(url), client.post(url, {"words": "x"})):
@@ -92,7 +96,9 @@ def test_a_handed_out_password_opens_nothing_but_the_page_to_change_it(newcomer,
             assert answer.headers["Location"] == reverse("change_password")
 
 
-def test_after_the_change_everything_opens_and_the_change_is_on_the_log(newcomer, log) -> None:
+def test_after_the_change_everything_opens_and_the_change_is_on_the_log(
+    newcomer: User, log: Log
+) -> None:
     client = signed_in(newcomer)
     form = {"old_password": PASSWORD, "new_password1": NEW, "new_password2": NEW}
 
@@ -104,7 +110,7 @@ def test_after_the_change_everything_opens_and_the_change_is_on_the_log(newcomer
     assert log(Kind.USER_CHANGED) == [{"change": "own password", "user": newcomer.pk}]
 
 
-def test_the_handed_out_password_is_not_taken_again(newcomer) -> None:
+def test_the_handed_out_password_is_not_taken_again(newcomer: User) -> None:
     form = {"old_password": PASSWORD, "new_password1": PASSWORD, "new_password2": PASSWORD}
 
     signed_in(newcomer).post(reverse("change_password"), form)
@@ -113,7 +119,7 @@ def test_the_handed_out_password_is_not_taken_again(newcomer) -> None:
     assert newcomer.must_change_password
 
 
-def test_only_granted_purposes_can_be_declared(browser, reader) -> None:
+def test_only_granted_purposes_can_be_declared(browser: Client, reader: User) -> None:
     offered = browser.get("/").content.decode()
     assert Purpose.TREATMENT.label in offered
     assert Purpose.RESEARCH.label not in offered
