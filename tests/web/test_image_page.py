@@ -48,7 +48,8 @@ def test_a_look_that_cannot_be_recorded_is_not_given(
     assert answer.status_code == 503
     assert "image/jpeg" not in answer.headers["Content-Type"]
     assert str(image.pk) not in answer.content.decode()
-    assert time.monotonic() - began < 5
+    # The log is given four seconds; the rest is what a busy test machine takes.
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("name", ["image", "preview", "thumbnail"])
