@@ -89,6 +89,7 @@ def database() -> dict[str, Any]:
     connection: dict[str, Any] = {
         "ENGINE": "django.db.backends.postgresql",
         "CONN_HEALTH_CHECKS": True,
+        "CONN_MAX_AGE": 60,
         # Server-side cursors would outlive the transaction that carries the access context.
         "DISABLE_SERVER_SIDE_CURSORS": True,
     }
