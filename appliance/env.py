@@ -101,7 +101,7 @@ def database() -> dict[str, Any]:
         "USER": f"cloister_{database_role()}",
         "HOST": str(socket_folder(var)),
         "PORT": "5432",
-        "OPTIONS": {"passfile": str(var / "secrets" / "pgpass"), "connect_timeout": 5},
+        "OPTIONS": {"passfile": str(var / "secrets" / "pgpass"), "connect_timeout": 3},
     }
 
 
@@ -116,7 +116,7 @@ def parse_database_url(url: str) -> dict[str, Any]:
         "PASSWORD": unquote(parts.password or ""),
         "HOST": options.pop("host", parts.hostname or ""),
         "PORT": str(parts.port or ""),
-        "OPTIONS": {"connect_timeout": 5, **options},
+        "OPTIONS": {"connect_timeout": 3, **options},
     }
 
 

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import numpy as np
-from django.db import connection
+from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
+from django.db.models import Exists, OuterRef, QuerySet
 from pgvector import HalfVector
 from psycopg import sql
 
+from retrieval import access
 from retrieval.errors import EncoderUnavailable, ModelRefused, NotDeidentified
-from retrieval.models import Embedding, EncoderVersion, Image, State
+from retrieval.models import Collection, Embedding, EncoderVersion, Image, State
 
 WHOLE_IMAGE = 0
 EXACT_SCAN_ROWS = 2000
@@ -59,6 +61,36 @@ def live_encoder() -> EncoderVersion:
     if version is None:
         raise EncoderUnavailable("no encoder is live yet")
     return version
+
+
+def switch(encoder: EncoderVersion) -> None:
+    """Let `encoder` answer queries from now on, in one step; the one before can be switched back.
+
+    As a worker's role. Raises ModelRefused where an indexed image has no vector of it yet: it
+    would silently not be found.
+    """
+    if missing := count_without_vector(encoder):
+        raise ModelRefused(f"{missing} indexed images have no vector of that encoder: fill it")
+    with transaction.atomic():
+        EncoderVersion.objects.filter(live=True).update(live=False)
+        EncoderVersion.objects.filter(pk=encoder.pk).update(live=True)
+
+
+def count_without_vector(encoder: EncoderVersion) -> int:
+    """How many indexed images, in all collections, `encoder` has not seen. As a worker's role."""
+    missing = 0
+    for collection_id in Collection.objects.values_list("pk", flat=True):
+        with access.processing(collection_id):
+            missing += without_vector(encoder, collection_id).count()
+    return missing
+
+
+def without_vector(encoder: EncoderVersion, collection_id: int) -> QuerySet[Image]:
+    """The collection's indexed images that `encoder` has not seen, inside `access.processing`."""
+    seen = Embedding.objects.filter(
+        collection_id=collection_id, image_id=OuterRef("pk"), encoder_id=encoder.pk
+    )
+    return Image.objects.filter(~Exists(seen), state=State.INDEXED, collection_id=collection_id)
 
 
 def store(image: Image, vector: np.ndarray, *, encoder: EncoderVersion) -> None:

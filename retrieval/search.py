@@ -8,7 +8,7 @@ import numpy as np
 
 from retrieval import access, audit, fusion, index, queue, storage
 from retrieval.errors import AccessDenied, CloisterError, EncoderUnavailable
-from retrieval.models import Collection, EncoderVersion, Image, Kind, Purpose, User
+from retrieval.models import Collection, EncoderVersion, Image, Kind, Purpose, State, User
 from retrieval.models.grant import Capability
 
 MAX_LIMIT = 200
@@ -105,7 +105,7 @@ def _nearest(
             encoder=encoder,
             limit=limit,
         )
-        images = Image.objects.in_bulk([n.image_id for n in neighbours])
+        images = Image.objects.filter(state=State.INDEXED).in_bulk([n.image_id for n in neighbours])
     names = {c.pk: c.name for c in permitted}
     named = access.collections_where(actor, purpose, Capability.SEE_SOURCE_NAMES)
     may_see_source = {c.pk for c in named}
@@ -119,6 +119,7 @@ def _nearest(
             else None,
         )
         for n in neighbours
+        if n.image_id in images
     ]
 
 

@@ -4,10 +4,13 @@ Un-redacted pixels exist inside `_deidentified` only: what it returns is covered
 again, and all that the rest of the appliance ever sees.
 """
 
+import logging
 from typing import cast
 
+import numpy as np
+
 from retrieval import access, index, outbox, storage
-from retrieval.errors import NeedsReview, Rejected
+from retrieval.errors import ModelRefused, NeedsReview, Rejected
 from retrieval.models import Collection, EncoderVersion, PrivacyProfile, Stage, State, Work
 from retrieval.models import Image as StoredImage
 from retrieval.queue import QueryVectors
@@ -17,8 +20,10 @@ from workers.deidentify import derivative
 from workers.deidentify.obscure import Style
 from workers.deidentify.verdict import Deidentified, Profile, detector_for
 from workers.deidentify.verdict import deidentify as deidentify_pixels
-from workers.encode.encoder import Encoder
+from workers.encode.encoder import Encoder, Pixels
 from workers.encode.registry import EMBEDDED, load
+
+log = logging.getLogger("cloister.stages")
 
 
 def deidentify(work: Work) -> None:
@@ -48,15 +53,24 @@ def deidentify(work: Work) -> None:
 
 
 def encode(work: Work) -> None:
-    """Encode the stored de-identified preview, never the original, and index the vector."""
+    """Encode the stored de-identified preview, never the original, and index the vectors.
+
+    One for each registered encoder: one that is not live yet fills in the shadow of the one
+    that is, and holds nothing up where it cannot be loaded.
+    """
     with access.processing(work.collection_id):
         image = StoredImage.objects.get(pk=work.image_id)
-    version = index.live_encoder()
-    preview = decode(storage.read(image, Form.PREVIEW))
-    encoder = encoder_of(version)
-    (vector,) = encoder.encode_images(encoder.preprocess([preview.pixels]))
+    live = index.live_encoder()
+    pixels = decode(storage.read(image, Form.PREVIEW)).pixels
+    vectors = {live: embed(encoder_of(live), pixels)}
+    for shadow in EncoderVersion.objects.filter(live=False):
+        try:
+            vectors[shadow] = embed(encoder_of(shadow), pixels)
+        except ModelRefused:
+            log.warning("encoder %s cannot be loaded: image %s waits", shadow.pk, image.pk)
     with outbox.settling(work) as image:
-        index.store(image, vector, encoder=version)
+        for version, vector in vectors.items():
+            index.store(image, vector, encoder=version)
         outbox.settle(image, State.INDEXED)
 
 
@@ -75,13 +89,19 @@ def encode_query(words: str, without: str, image: bytes) -> QueryVectors:
         covered = _deidentified(image, PrivacyProfile())
         if covered.reason is not None:
             raise NeedsReview(covered.reason)
-        (example,) = encoder.encode_images(encoder.preprocess([covered.pixels]))
+        example = embed(encoder, covered.pixels)
     return QueryVectors(
         encoder=version.name,
         words=next(rows) if words.strip() else None,
         without=next(rows) if without.strip() else None,
         image=example,
     )
+
+
+def embed(encoder: Encoder, pixels: Pixels) -> np.ndarray:
+    """One image's vector, (dimensions,) float32, unit L2."""
+    (vector,) = encoder.encode_images(encoder.preprocess([pixels]))
+    return np.asarray(vector)
 
 
 def warm_up() -> None:

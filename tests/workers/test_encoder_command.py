@@ -1,0 +1,60 @@
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+
+from tests import database
+from tests.factories import make_collection, make_encoder, make_image
+
+pytestmark = pytest.mark.usefixtures("indexed")
+
+
+@pytest.fixture
+def indexed(db: None) -> Iterator[None]:
+    """One live encoder, one that waits, one indexed image; then the worker's role."""
+    make_encoder(name="first")
+    make_image(make_collection(), [1, 0, 0])
+    make_encoder(name="second")
+    with database.role("worker"):
+        yield
+
+
+def run(*arguments: str) -> str:
+    out = io.StringIO()
+    call_command("encoder", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_the_list_tells_what_is_live_and_what_is_missing() -> None:
+    first, second = run("list").splitlines()
+
+    assert "\tlive\t" in first
+    assert "\t1 images to fill\t" in second
+
+
+def test_filling_makes_each_missing_image_due_once() -> None:
+    assert run("fill", "second") == "1 images to encode\n"
+    assert run("fill", "second") == "0 images to encode\n"
+
+
+def test_an_encoder_with_missing_images_is_not_switched_to() -> None:
+    with pytest.raises(CommandError, match="fill it"):
+        run("switch", "second")
+
+
+@pytest.mark.parametrize("verb", ["fill", "switch"])
+def test_an_unknown_encoder_is_one_line(verb: str) -> None:
+    with pytest.raises(CommandError) as refused:
+        run(verb, "unknown")
+
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_without_a_model_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CommandError) as refused:
+        run("import", str(tmp_path), "--name", "third")
+
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,88 @@
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import InterfaceError, OperationalError
+
+from retrieval import access, audit, index, outbox
+from retrieval.errors import CloisterError
+from retrieval.models import Collection, EncoderVersion, Kind, Stage, Work
+from workers.encode.registry import load
+
+
+class Command(BaseCommand):
+    help = (
+        "Models: list them, import one from a folder, fill it in the shadow of the live one, and "
+        "switch to it. Needs the running appliance."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True)
+        verbs.add_parser("list")
+        importing = verbs.add_parser("import", help="an open_clip model's folder of safetensors")
+        importing.add_argument("folder", type=Path)
+        importing.add_argument("--name", required=True)
+        for verb in ("fill", "switch"):
+            verbs.add_parser(verb).add_argument("name")
+
+    def handle(self, *, verb: str, **options: Any) -> None:
+        try:
+            if verb == "list":
+                self.list()
+            elif verb == "import":
+                self.import_from(options["folder"], options["name"])
+            elif verb == "fill":
+                self.fill(find_encoder(options["name"]))
+            else:
+                self.switch(find_encoder(options["name"]))
+        except CloisterError as error:
+            raise CommandError(str(error)) from error
+        except (OperationalError, InterfaceError) as error:
+            raise CommandError("the database does not answer; is the appliance up?") from error
+
+    def list(self) -> None:
+        for version in EncoderVersion.objects.order_by("pk"):
+            state = (
+                "live" if version.live else f"{index.count_without_vector(version)} images to fill"
+            )
+            self.stdout.write(f"{version.name}\t{version.dimensions}\t{state}\t{version.licence}")
+
+    def import_from(self, folder: Path, name: str) -> None:
+        encoder = load(name, source=str(folder.resolve()))
+        version = index.register_encoder(
+            name=name,
+            digest=encoder.digest,
+            dimensions=encoder.dimensions,
+            licence=encoder.licence,
+            source=str(folder.resolve()),
+        )
+        record(version, "imported")
+        self.stdout.write(f"encoder {version.pk} is registered; next: fill it, then switch to it")
+
+    def fill(self, version: EncoderVersion) -> None:
+        due = 0
+        for collection_id in Collection.objects.values_list("pk", flat=True):
+            with access.processing(collection_id):
+                for image in index.without_vector(version, collection_id):
+                    if not Work.objects.filter(image=image, stage=Stage.ENCODE).exists():
+                        outbox.add(image, Stage.ENCODE)
+                        due += 1
+        record(version, "filling")
+        self.stdout.write(f"{due} images to encode")
+
+    def switch(self, version: EncoderVersion) -> None:
+        index.switch(version)
+        record(version, "went live")
+        self.stdout.write(f"encoder {version.pk} answers queries now")
+
+
+def find_encoder(name: str) -> EncoderVersion:
+    try:
+        return EncoderVersion.objects.get(name=name)
+    except EncoderVersion.DoesNotExist as error:
+        raise CommandError(f"no encoder named {name!r}") from error
+
+
+def record(version: EncoderVersion, change: str) -> None:
+    """On the log without an actor: a worker's role does not read the table of users."""
+    audit.record(Kind.ENCODER_CHANGED, actor=None, encoder=version.pk, change=change)
