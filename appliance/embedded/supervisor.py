@@ -1,6 +1,7 @@
 """Who starts what on one machine, in which order, and who stops it."""
 
 import fcntl
+import http.client
 import json
 import logging
 import os
@@ -207,10 +208,16 @@ class Appliance:
         _, child = self._programs["web"]
 
         def answers() -> bool:
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", port)) == 0
+            web = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            try:
+                web.request("GET", "/healthz")
+                return web.getresponse().status == http.HTTPStatus.OK
+            except (OSError, http.client.HTTPException):
+                return False
+            finally:
+                web.close()
 
-        process.wait_until(answers, child, timeout_s=60.0)
+        process.wait_until(answers, child, timeout_s=120.0)
 
     def watch(self) -> None:
         """Restart what ends by itself, until a stop signal. Raises ServicesUnavailable where
