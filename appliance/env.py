@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import pwd
 import secrets
+import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -12,6 +15,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 # sun_path holds 108 bytes with its NUL; PostgreSQL adds "/.s.PGSQL.5432".
 LONGEST_SOCKET_FOLDER = 90
+
+# PostgreSQL refuses to run as root; root hands it to this system user.
+POSTGRES_USER = "cloister-postgres"
 
 DATABASE_ROLES = ("web", "worker", "owner")
 
@@ -31,9 +37,27 @@ def read_secret(name: str) -> str | None:
 
 
 def private_folder(path: Path) -> Path:
-    """`path`, made if need be, with no right for anybody else."""
+    """`path`, made if need be, with no right for anybody else.
+
+    Raises ImproperlyConfigured where somebody else made it first: in a folder for all, like /tmp,
+    its maker could put a server of his own behind our socket's name.
+    """
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in _own_users():
+        raise ImproperlyConfigured(f"{path} belongs to somebody else")
+    if found.st_mode & 0o077:
+        path.chmod(0o700)
     return path
+
+
+def _own_users() -> set[int]:
+    """Ourselves, and, where we are root, the user PostgreSQL runs as."""
+    users = {os.geteuid()}
+    if os.geteuid() == 0:
+        with suppress(KeyError):
+            users.add(pwd.getpwnam(POSTGRES_USER).pw_uid)
+    return users
 
 
 def own_secret(path: Path) -> str:
@@ -47,7 +71,7 @@ def own_secret(path: Path) -> str:
 
 def _make_secret(path: Path) -> str:
     """Two processes may get here at once: both end up with the first one's secret."""
-    draft = path.with_suffix(f".{os.getpid()}")
+    draft = path.with_suffix(f".{secrets.token_hex(8)}")
     draft.touch(mode=0o600, exist_ok=False)
     draft.write_text(secrets.token_urlsafe(48), encoding="utf-8")
     try:

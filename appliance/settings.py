@@ -100,7 +100,7 @@ STATICFILES_DIRS = [BASE_DIR / "appliance" / "web" / "static"]
 WHITENOISE_USE_FINDERS = True
 
 # Uploads stream to disk, never into the web process's memory.
-FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
+FILE_UPLOAD_HANDLERS = ["appliance.web.upload.UnlinkedFileUploadHandler"]
 FILE_UPLOAD_TEMP_DIR = env.private_folder(VAR / "quarantine")
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 
@@ -136,7 +136,7 @@ CONTENT_SECURITY_POLICY = {
 }
 
 CLOISTER_KEY_FILE = env.key_file()
-CLOISTER_STORE = VAR / "store"
+CLOISTER_STORE = env.private_folder(VAR / "store")
 CLOISTER_BROKER_URL = env.broker_url()
 
 UNFOLD = {

@@ -183,11 +183,11 @@ def require_bound_role() -> None:
         (unbound,) = cursor.fetchone()
         cursor.execute(
             "SELECT count(*) FROM pg_class WHERE relname = ANY(%s)"
-            " AND NOT (relrowsecurity AND relforcerowsecurity)",
+            " AND relrowsecurity AND relforcerowsecurity",
             [PROTECTED_TABLES],
         )
-        (unprotected,) = cursor.fetchone()
-    if unbound or unprotected:
+        (protected,) = cursor.fetchone()
+    if unbound or protected != len(PROTECTED_TABLES):
         raise ServicesUnavailable("this database role is not bound by row-level security")
 
 

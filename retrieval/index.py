@@ -16,9 +16,9 @@ from django.db.models import Exists, OuterRef, QuerySet
 from pgvector import HalfVector
 from psycopg import sql
 
-from retrieval import access
+from retrieval import access, audit
 from retrieval.errors import EncoderUnavailable, ModelRefused, NotDeidentified
-from retrieval.models import Collection, Embedding, EncoderVersion, Image, State
+from retrieval.models import Collection, Embedding, EncoderVersion, Image, Kind, State
 
 WHOLE_IMAGE = 0
 EXACT_SCAN_ROWS = 2000
@@ -74,6 +74,10 @@ def switch(encoder: EncoderVersion) -> None:
     with transaction.atomic():
         EncoderVersion.objects.filter(live=True).update(live=False)
         EncoderVersion.objects.filter(pk=encoder.pk).update(live=True)
+        # Without an actor: a worker's role does not read the table of users.
+        audit.record_in_transaction(
+            Kind.ENCODER_CHANGED, actor=None, encoder=encoder.pk, change="went live"
+        )
 
 
 def count_without_vector(encoder: EncoderVersion) -> int:

@@ -28,16 +28,29 @@ NONCE_BYTES = 12
 def create_key_file(path: Path) -> bool:
     """Make the key-encryption key, readable by its owner only. False: there is one already."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_suffix(f".{os.getpid()}")
+    draft = path.with_suffix(f".{secrets.token_hex(8)}")
     draft.touch(mode=0o600, exist_ok=False)
     try:
-        draft.write_bytes(base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
+        with draft.open("wb") as file:
+            file.write(base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
         os.link(draft, path)
     except FileExistsError:
         return False
     finally:
         draft.unlink()
+    _sync_folder(path.parent)
     return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in `folder` survive a power cut: nothing is sealed with a key before."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @lru_cache(maxsize=1)

@@ -66,7 +66,8 @@ def claim(work_id: int) -> Work | None:
         work.save(update_fields=["attempts", "fencing_token", "lease_until"])
     if work.attempts > MAX_ATTEMPTS:
         with settling(work) as image:
-            settle(image, State.QUARANTINED, Reason.THREE_STRIKES)
+            if image.state != State.INDEXED:  # there, only a further encoder gave up
+                settle(image, State.QUARANTINED, Reason.THREE_STRIKES)
         log.error("work %s on image %s failed three times", work.pk, work.image_id)
         return None
     return work
@@ -79,10 +80,12 @@ def settling(work: Work) -> Iterator[Image]:
     Raises LeaseLost, and rolls everything back, where another worker holds the lease by now.
     """
     with access.processing(work.collection_id):
+        # The image first, as everybody who decides about one does: no two wait for each other.
+        image = Image.objects.select_for_update().get(pk=work.image_id)
         ended, _ = Work.objects.filter(pk=work.pk, fencing_token=work.fencing_token).delete()
         if not ended:
             raise LeaseLost(f"work {work.pk} was taken over")
-        yield Image.objects.select_for_update().get(pk=work.image_id)
+        yield image
 
 
 def settle(image: Image, state: State, reason: Reason | None = None) -> None:
@@ -90,7 +93,7 @@ def settle(image: Image, state: State, reason: Reason | None = None) -> None:
     image.reason = "" if reason is None else reason
     if state is State.INDEXED:
         image.indexed_at = timezone.now()
-    image.save()
+    image.save(update_fields=["state", "reason", "indexed_at"])
 
 
 def release(work: Work) -> None:

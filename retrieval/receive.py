@@ -1,8 +1,10 @@
 """The door: every file is refused with one reason, or stored encrypted with its first work due."""
 
 import itertools
+import lzma
 import os
 import stat
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
@@ -23,19 +25,26 @@ from retrieval.models.grant import Capability
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_NAME_CHARS = 1024
+UNSAFE_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
+"""Controls, lone surrogates, line and paragraph ends: they forge lines in a report."""
+TURNING = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Direction marks: they make a name read as another."""
 MAX_ARCHIVE_MEMBERS = 100_000
 MAX_ARCHIVE_BYTES = 8 * 1024**3
 MAX_ARCHIVE_RATIO = 200
 """Unpacked to packed size. Pictures are compressed already: no honest archive comes near."""
 
-# zipfile raises NotImplementedError and RuntimeError for methods and passwords it does not know.
+# zipfile raises NotImplementedError and RuntimeError for methods and passwords it does not know,
+# ValueError for names it cannot decode.
 READING_FAILS_WITH = (
     OSError,
     EOFError,
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     NotImplementedError,
     RuntimeError,
+    ValueError,
 )
 
 
@@ -159,7 +168,7 @@ def _store(
 def _checked_name(name: str) -> str:
     if len(name) > MAX_NAME_CHARS:
         raise Rejected(Reason.NAME_TOO_LONG)
-    if not name.isprintable():
+    if any(unicodedata.category(c) in UNSAFE_CATEGORIES or c in TURNING for c in name):
         raise Rejected(Reason.UNSAFE_NAME)
     return name
 
@@ -178,15 +187,25 @@ def walk(path: Path) -> Iterator[Candidate | Refusal]:
     if not path.is_dir():
         yield from _file_or_archive(path, path.name)
         return
-    for folder, subfolders, names in os.walk(path):
+    closed: list[OSError] = []
+    for folder, subfolders, names in os.walk(path, onerror=closed.append):
         subfolders.sort()
-        for name in sorted(names):
+        links = [name for name in subfolders if Path(folder, name).is_symlink()]
+        for name in sorted(names + links):
             file = Path(folder, name)
             yield from _file_or_archive(file, os.fsdecode(file.relative_to(path)))
+    for error in closed:
+        name = os.path.relpath(os.fsdecode(error.filename), path)
+        yield Refusal(_printable(name), Reason.UNREADABLE_FILE)
+
+
+def _printable(name: str) -> str:
+    """A name from the file system with what is no UTF-8 replaced."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _file_or_archive(path: Path, name: str) -> Iterator[Candidate | Refusal]:
-    name = name.encode(errors="surrogateescape").decode(errors="replace")
+    name = _printable(name)
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             yield Refusal(name, Reason.UNREADABLE_FILE)
@@ -217,7 +236,7 @@ def _archive(path: Path, name: str) -> Iterator[Candidate | Refusal]:
                     yield Refusal(full_name, Reason.FILE_TOO_LARGE)
                 else:
                     yield Candidate(full_name, partial(_open_member, archive, member))
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except READING_FAILS_WITH:
         yield Refusal(name, Reason.ARCHIVE_DAMAGED)
 
 

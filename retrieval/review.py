@@ -30,9 +30,10 @@ def release(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
     with _deciding(image_id, Capability.REVIEW, actor, purpose) as image:
         if image.state != State.REVIEW or image.reason == Reason.DETECTOR_FAILED:
             raise NotDecidable(f"image {image.pk} cannot be released")
-        _record_decision("released", image, actor, purpose)
+        reason = image.reason
         outbox.settle(image, State.DEIDENTIFIED)
         outbox.add(image, Stage.ENCODE)
+        _record_decision("released", image, reason, actor, purpose)
 
 
 def reject(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
@@ -40,21 +41,15 @@ def reject(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
     with _deciding(image_id, Capability.REVIEW, actor, purpose) as image:
         if image.state != State.REVIEW:
             raise NotDecidable(f"image {image.pk} is not in review")
-        _record_decision("rejected", image, actor, purpose)
+        reason = image.reason
         outbox.settle(image, State.REJECTED, Reason.REJECTED_BY_REVIEWER)
+        _record_decision("rejected", image, reason, actor, purpose)
 
 
 def retry(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
     """Start again with what was given up, or go on with what is stuck. Raises as `release`."""
     with _deciding(image_id, None, actor, purpose) as image:
-        audit.record_in_transaction(
-            Kind.WORK_RETRIED,
-            actor=actor,
-            purpose=purpose,
-            image=image.pk,
-            was=image.state,
-            reason=image.reason,
-        )
+        was, reason = image.state, image.reason
         if image.state == State.QUARANTINED or _waits_for_a_detector(image):
             outbox.settle(image, State.RECEIVED)
         stage = NEXT_STAGE.get(State(image.state))
@@ -63,6 +58,14 @@ def retry(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
         # A running worker keeps its lease; a work row without one is due at once.
         if not Work.objects.filter(image=image, stage=stage).update(attempts=0, nudged_at=None):
             outbox.add(image, stage)
+        audit.record_in_transaction(
+            Kind.WORK_RETRIED,
+            actor=actor,
+            purpose=purpose,
+            image=image.pk,
+            was=was,
+            reason=reason,
+        )
 
 
 def _waits_for_a_detector(image: Image) -> bool:
@@ -99,12 +102,15 @@ def _needed_to_retry(image: Image) -> Capability:
     return Capability.REVIEW if image.state == State.REVIEW else Capability.INGEST
 
 
-def _record_decision(decision: str, image: Image, actor: User, purpose: Purpose) -> None:
+def _record_decision(
+    decision: str, image: Image, reason: str, actor: User, purpose: Purpose
+) -> None:
+    """Last in its transaction: the log's head is locked until it ends, and locked by all."""
     audit.record_in_transaction(
         Kind.REVIEW_DECIDED,
         actor=actor,
         purpose=purpose,
         image=image.pk,
         decision=decision,
-        reason=image.reason,
+        reason=reason,
     )

@@ -7,7 +7,7 @@ from uuid import UUID
 import numpy as np
 
 from retrieval import access, audit, fusion, index, queue, storage
-from retrieval.errors import AccessDenied, CloisterError, EncoderUnavailable
+from retrieval.errors import AccessDenied, EncoderUnavailable
 from retrieval.models import Collection, EncoderVersion, Image, Kind, Purpose, State, User
 from retrieval.models.grant import Capability
 
@@ -67,7 +67,7 @@ def search(query: Query, *, actor: User, purpose: Purpose, limit: int = 20) -> A
         raise AccessDenied(f"user {actor.pk} has no collection to search")
     try:
         hits = _nearest(query, permitted, actor, purpose, min(max(limit, 0), MAX_LIMIT))
-    except CloisterError as error:
+    except Exception as error:
         failure = type(error).__name__
         audit.record(Kind.SEARCH_FAILED, actor=actor, purpose=purpose, error=failure, **told)
         raise

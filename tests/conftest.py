@@ -31,7 +31,7 @@ def services(var: Path, django_db_blocker: DjangoDbBlocker) -> Iterator["Applian
     """PostgreSQL and Valkey, started as `manage.py up` starts them, and the key file."""
     from appliance.embedded import supervisor
 
-    with django_db_blocker.unblock(), supervisor.running(var) as appliance:
+    with django_db_blocker.unblock(), supervisor.running(var, serves=True) as appliance:
         yield appliance
 
 

@@ -67,7 +67,11 @@ def grant(
 
 
 def make_encoder(dimensions: int = 3, name: str = "test-encoder") -> EncoderVersion:
-    return index.register_encoder(name=name, digest="0" * 64, dimensions=dimensions, licence="none")
+    """Registered by a worker, as each is."""
+    with database.role("worker"):
+        return index.register_encoder(
+            name=name, digest="0" * 64, dimensions=dimensions, licence="none"
+        )
 
 
 def make_image(

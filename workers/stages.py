@@ -10,11 +10,12 @@ from typing import cast
 import numpy as np
 
 from retrieval import access, index, outbox, storage
-from retrieval.errors import ModelRefused, NeedsReview, Rejected
+from retrieval.errors import NeedsReview, Rejected
 from retrieval.models import Collection, EncoderVersion, PrivacyProfile, Stage, State, Work
 from retrieval.models import Image as StoredImage
 from retrieval.queue import QueryVectors
 from retrieval.storage import Form
+from workers.decode.limits import Limits
 from workers.decode.sandbox import decode
 from workers.deidentify import derivative
 from workers.deidentify.obscure import Style
@@ -24,6 +25,9 @@ from workers.encode.encoder import Encoder, Pixels
 from workers.encode.registry import EMBEDDED, load
 
 log = logging.getLogger("cloister.stages")
+
+# A long thin picture's preview may be thinner than what is accepted at the door.
+OWN_PICTURE = Limits(min_side=1)
 
 
 def deidentify(work: Work) -> None:
@@ -37,14 +41,18 @@ def deidentify(work: Work) -> None:
         with outbox.settling(work) as image:
             outbox.settle(image, State.REJECTED, rejected.reason)
         return
-    storage.write_bytes(image, Form.PREVIEW, derivative.encode_preview(covered.pixels))
-    storage.write_bytes(image, Form.THUMBNAIL, derivative.encode_thumbnail(covered.pixels))
+    preview = derivative.encode_preview(covered.pixels)
+    thumbnail = derivative.encode_thumbnail(covered.pixels)
     with outbox.settling(work) as image:
+        # Behind the fencing token: a worker that was taken over replaces no picture.
+        storage.write_bytes(image, Form.PREVIEW, preview)
+        storage.write_bytes(image, Form.THUMBNAIL, thumbnail)
         image.height, image.width = covered.pixels.shape[:2]
         image.faces = [
             {"box": list(f.box), "score": round(f.score, 3), "detector": f.detector}
             for f in covered.faces
         ]
+        image.save(update_fields=["width", "height", "faces"])
         if covered.reason is not None:
             outbox.settle(image, State.REVIEW, covered.reason)
         else:
@@ -53,25 +61,26 @@ def deidentify(work: Work) -> None:
 
 
 def encode(work: Work) -> None:
-    """Encode the stored de-identified preview, never the original, and index the vectors.
+    """Encode the stored de-identified preview, never the original, and index the vector.
 
-    One for each registered encoder: one that is not live yet fills in the shadow of the one
-    that is, and holds nothing up where it cannot be loaded.
+    Encoders that are not live yet fill in the shadow of the one that is; one that fails holds
+    nothing up, and its image stays among those it still has to see.
     """
     with access.processing(work.collection_id):
         image = StoredImage.objects.get(pk=work.image_id)
     live = index.live_encoder()
-    pixels = decode(storage.read(image, Form.PREVIEW)).pixels
-    vectors = {live: embed(encoder_of(live), pixels)}
+    pixels = decode(storage.read(image, Form.PREVIEW), limits=OWN_PICTURE).pixels
+    vector = embed(encoder_of(live), pixels)
+    with outbox.settling(work) as image:
+        index.store(image, vector, encoder=live)
+        outbox.settle(image, State.INDEXED)
     for shadow in EncoderVersion.objects.filter(live=False):
         try:
-            vectors[shadow] = embed(encoder_of(shadow), pixels)
-        except ModelRefused:
-            log.warning("encoder %s cannot be loaded: image %s waits", shadow.pk, image.pk)
-    with outbox.settling(work) as image:
-        for version, vector in vectors.items():
-            index.store(image, vector, encoder=version)
-        outbox.settle(image, State.INDEXED)
+            vector = embed(encoder_of(shadow), pixels)
+            with access.processing(image.collection_id):
+                index.store(image, vector, encoder=shadow)
+        except Exception:
+            log.exception("encoder %s has not seen image %s", shadow.pk, image.pk)
 
 
 def encode_query(words: str, without: str, image: bytes) -> QueryVectors:

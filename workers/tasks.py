@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable
 
 from retrieval import outbox, queue
-from retrieval.errors import CloisterError, LeaseLost
+from retrieval.errors import CloisterError, EncoderUnavailable, LeaseLost
 from retrieval.models import Stage, Work
-from retrieval.queue import app
+from retrieval.queue import QueryVectors, app
 from workers import stages
 
 log = logging.getLogger("cloister.tasks")
@@ -29,10 +29,12 @@ def encode_query(reply_to: str) -> None:
     if query is None:
         return
     try:
-        answer = stages.encode_query(*query)
+        answer: QueryVectors | CloisterError = stages.encode_query(*query)
     except CloisterError as error:
-        queue.reply(reply_to, error)
-        return
+        answer = error
+    except Exception:
+        log.exception("a query could not be encoded")
+        answer = EncoderUnavailable("the encoder failed")
     queue.reply(reply_to, answer)
 
 

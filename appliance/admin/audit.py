@@ -30,6 +30,9 @@ class ActorFilter(admin.RelatedOnlyFieldListFilter):
     """Those who are on the log, not everybody who has an account."""
 
 
+NARROWED_BY = ("kind", "purpose", "actor", "occurred_at")
+
+
 @admin.register(AuditEvent)
 class AuditEventAdmin(ReadOnlyAdmin):
     """The log, read only: the database has it append-only, and shows it to those who may read it.
@@ -86,14 +89,18 @@ class AuditEventAdmin(ReadOnlyAdmin):
         return response
 
     def _record_reading(self, request: HttpRequest, entry: str | None = None) -> None:
-        narrowed_by = sorted(key for key in request.GET if key != "p")
+        # What a person typed into the address is not kept: known names and whole numbers only.
+        page = request.GET.get("p", "")
+        narrowed_by = [
+            name for name in NARROWED_BY if any(key.startswith(name) for key in request.GET)
+        ]
         audit.record(
             Kind.AUDIT_READ,
             actor=actor_of(request),
             purpose=PURPOSE,
-            entry=entry,
+            entry=int(entry) if entry is not None and entry.isdecimal() else None,
             filters=narrowed_by,
-            page=request.GET.get("p"),
+            page=int(page) if page.isdecimal() else None,
         )
 
     def verify_view(self, request: HttpRequest) -> HttpResponseRedirect:

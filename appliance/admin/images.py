@@ -166,7 +166,7 @@ class ImageAdmin(GrantedAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        actor = actor_of(request)
+        actor, image_id = actor_of(request), None
         try:
             image_id = UUID(object_id)
             with in_context(request):
@@ -174,7 +174,7 @@ class ImageAdmin(GrantedAdmin):
                 context = {"decisions": _open_decisions(request, image)} | (extra_context or {})
                 response = rendered(super().changeform_view(request, object_id, form_url, context))
         except (AccessDenied, TypeError, ValueError) as error:
-            audit.record(Kind.IMAGE_DENIED, actor=actor, purpose=PURPOSE)
+            audit.record(Kind.IMAGE_DENIED, actor=actor, purpose=PURPOSE, image=image_id)
             raise AccessDenied("no such image") from error
         audit.record(
             Kind.IMAGE_VIEWED, actor=actor, purpose=PURPOSE, image=image_id, form="administration"

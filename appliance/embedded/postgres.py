@@ -21,8 +21,6 @@ from appliance import env
 from appliance.embedded import process
 from retrieval.errors import ServicesUnavailable
 
-# PostgreSQL refuses to run as root; root hands it to this system user.
-SYSTEM_USER = "cloister-postgres"
 STARTUP_TIMEOUT_S = 60.0
 
 SETTINGS = {
@@ -208,11 +206,11 @@ def _system_user(var: Path) -> str | None:
     if os.geteuid() != 0:
         return None
     try:
-        pwd.getpwnam(SYSTEM_USER)
+        pwd.getpwnam(env.POSTGRES_USER)
     except KeyError:
         subprocess.run(
             # Where it lies differs between distributions.
-            ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", SYSTEM_USER],  # noqa: S607
+            ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", env.POSTGRES_USER],  # noqa: S607
             check=True,
             capture_output=True,
         )
@@ -222,4 +220,4 @@ def _system_user(var: Path) -> str | None:
             mode = folder.stat().st_mode
             if not mode & stat.S_IXOTH:
                 folder.chmod(mode | stat.S_IXOTH)
-    return SYSTEM_USER
+    return env.POSTGRES_USER

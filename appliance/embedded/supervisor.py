@@ -5,6 +5,7 @@ import http.client
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,16 +26,21 @@ from retrieval.errors import ServicesUnavailable
 log = logging.getLogger("cloister.supervisor")
 
 STOP_TIMEOUT_S = 20.0
+TURN_TIMEOUT_S = 600.0
 RESTARTS_BEFORE_GIVING_UP = 5
 RESTART_WINDOW_S = 60.0
 
 
 class AlreadyRunning(ServicesUnavailable):
-    """Another process supervises this data folder; use it, or stop it first."""
+    """Another process supervises this data folder; use it, or stop it first.
 
-    def __init__(self, pid: int) -> None:
+    `serves`: it is there for others (`up`), not for the length of a command of its own.
+    """
+
+    def __init__(self, pid: int, *, serves: bool) -> None:
         super().__init__(f"this data folder is in use by process {pid}")
         self.pid = pid
+        self.serves = serves
 
 
 @dataclass(frozen=True)
@@ -77,16 +83,21 @@ def web(port: int) -> Program:
 
 
 @contextmanager
-def running(var: Path, *, programs: tuple[Program, ...] = ()) -> Iterator["Appliance"]:
+def running(
+    var: Path, *, programs: tuple[Program, ...] = (), serves: bool = False
+) -> Iterator["Appliance"]:
     """Hold the data folder, with its servers up and migrated and `programs` beside them.
+
+    `serves`: other commands may use what runs here, until this ends.
 
     Servers named by DATABASE_URL or BROKER_URL are used as they are. Raises AlreadyRunning
     where another process holds the folder, ServicesUnavailable where something does not start;
     whatever did start is stopped again.
     """
     var.mkdir(parents=True, exist_ok=True)
-    with _hold(var), ExitStack() as stack:
+    with _hold(var, serves=serves), ExitStack() as stack:
         _require_key_file(var)
+        _forget_uploads(var)
         appliance = Appliance(var)
         stack.callback(appliance.stop)
         if env.uses_embedded_database():
@@ -101,23 +112,37 @@ def running(var: Path, *, programs: tuple[Program, ...] = ()) -> Iterator["Appli
 
 
 @contextmanager
-def attached(var: Path, *, programs: tuple[Program, ...] = ()) -> Iterator[None]:
-    """The services of `var` for the length of a command: the running ones, or our own."""
+def attached(var: Path, *, programs: tuple[Program, ...] = ()) -> Iterator["Appliance | None"]:
+    """The services of `var` for the length of a command: those of `up` (None), or our own.
+
+    Where another command holds the folder, its turn is waited for: what it runs ends with it.
+    """
     if not (env.uses_embedded_database() or env.uses_embedded_broker()):
-        yield
+        yield None
         return
     with ExitStack() as stack:
+        yield _take_turn(var, programs, stack)
+
+
+def _take_turn(var: Path, programs: tuple[Program, ...], stack: ExitStack) -> "Appliance | None":
+    deadline = time.monotonic() + TURN_TIMEOUT_S
+    while True:
         try:
-            stack.enter_context(running(var, programs=programs))
-        except AlreadyRunning:
-            _wait_for_database()
-        yield
+            return stack.enter_context(running(var, programs=programs))
+        except AlreadyRunning as holder:
+            if holder.serves:
+                _wait_for_database()
+                return None
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
 
 
 def _require_key_file(var: Path) -> None:
     """The key file is made with the data folder, and never again: a new one opens nothing old."""
     path = env.key_file()
-    if not path.exists() and (var / "store").exists():
+    store = var / "store"
+    if not path.exists() and store.exists() and any(store.iterdir()):
         raise ServicesUnavailable(f"the key file {path} is gone; put its copy back")
     keys.create_key_file(path)
 
@@ -133,24 +158,31 @@ def require_free_port(port: int) -> None:
 
 
 @contextmanager
-def _hold(var: Path) -> Iterator[None]:
+def _hold(var: Path, *, serves: bool) -> Iterator[None]:
     """Lock the folder for this process; the kernel lets go when we die, however we die."""
     with (var / "supervisor.lock").open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AlreadyRunning(_holder(var)) from None
+            raise _holder(var) from None
         lock.truncate(0)
-        lock.write(json.dumps({"pid": os.getpid()}))
+        lock.write(json.dumps({"pid": os.getpid(), "serves": serves}))
         lock.flush()
         yield
 
 
-def _holder(var: Path) -> int:
+def _holder(var: Path) -> AlreadyRunning:
     try:
-        return int(json.loads((var / "supervisor.lock").read_text(encoding="utf-8"))["pid"])
+        told = json.loads((var / "supervisor.lock").read_text(encoding="utf-8"))
+        return AlreadyRunning(int(told["pid"]), serves=bool(told["serves"]))
     except (ValueError, KeyError):
-        return 0  # it holds the lock and has not yet written its number
+        return AlreadyRunning(0, serves=False)  # it has not yet written who it is
+
+
+def _forget_uploads(var: Path) -> None:
+    """What a killed web process was just receiving is gone at the next start."""
+    shutil.rmtree(var / "quarantine", ignore_errors=True)
+    env.private_folder(var / "quarantine")
 
 
 def prepare_database() -> None:
@@ -224,13 +256,17 @@ class Appliance:
         a server ends, or where programs keep ending faster than they can be of use."""
         self._stop_on_signals()
         while not self._stop_asked:
-            for server in self.servers:
-                if not server.is_alive():
-                    raise ServicesUnavailable(f"{server.name} ended; see {server.log}")
-            for program, child in list(self._programs.values()):
-                if not child.is_alive():
-                    self._restart(program, child)
+            self.revive()
             time.sleep(0.25)
+
+    def revive(self) -> None:
+        """Restart the programs that ended. Raises as `watch`."""
+        for server in self.servers:
+            if not server.is_alive():
+                raise ServicesUnavailable(f"{server.name} ended; see {server.log}")
+        for program, child in list(self._programs.values()):
+            if not child.is_alive():
+                self._restart(program, child)
 
     def _restart(self, program: Program, child: process.Child) -> None:
         now = time.monotonic()

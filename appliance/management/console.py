@@ -10,7 +10,8 @@ from rich.console import Console
 
 from appliance import env
 from appliance.embedded import supervisor
-from appliance.embedded.supervisor import Program
+from appliance.embedded.supervisor import Appliance, Program
+from retrieval import access
 from retrieval.errors import CloisterError
 from retrieval.models import Collection, Purpose, User
 
@@ -19,11 +20,12 @@ progress_console: Final = Console(stderr=True)
 
 
 @contextmanager
-def services(*, workers: tuple[Program, ...] = ()) -> Iterator[None]:
+def services(*, workers: tuple[Program, ...] = ()) -> Iterator[Appliance | None]:
     """The appliance's services for one command, and every deliberate error as one line, exit 1."""
     try:
-        with supervisor.attached(env.data_folder(), programs=workers):
-            yield
+        with supervisor.attached(env.data_folder(), programs=workers) as own:
+            access.require_bound_role()
+            yield own
     except CloisterError as error:
         raise CommandError(str(error)) from error
     except (DatabaseError, InterfaceError) as error:

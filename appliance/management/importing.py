@@ -8,6 +8,7 @@ from uuid import UUID
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from appliance.embedded.supervisor import Appliance
 from appliance.management.console import progress_console
 from retrieval import access, audit, receive
 from retrieval.errors import Reason, Rejected
@@ -18,9 +19,17 @@ POLL_S = 0.3
 
 
 def import_files(
-    path: Path, collection: Collection, *, actor: User, purpose: Purpose, wait: bool
+    path: Path,
+    collection: Collection,
+    *,
+    actor: User,
+    purpose: Purpose,
+    wait: bool,
+    own: Appliance | None,
 ) -> dict[str, Any]:
     """Import all that is under `path`; returns the report of `import --json`.
+
+    `own`: the appliance that this command started for itself and keeps alive while it waits.
 
     Every file is in exactly one of indexed, review, rejected and pending.
     """
@@ -59,6 +68,8 @@ def import_files(
                 )
                 if all(state in SETTLED for state, _ in images.values()):
                     break
+                if own is not None:
+                    own.revive()
                 time.sleep(POLL_S)
     images = states(names, actor=actor, purpose=purpose)
     files = Counter[str]()

@@ -36,6 +36,8 @@ def record_in_transaction(
     """One entry that stands or falls with the change it tells of. Not for looks: use `record`."""
     if not connection.in_atomic_block:
         raise RuntimeError("a change and its audit entry belong in one transaction")
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL lock_timeout = '{WRITE_TIMEOUT_S}s'")
     return _append(kind, actor, purpose, details)
 
 

@@ -221,7 +221,6 @@ class Migration(migrations.Migration):
                             ("session.sign_in_failed", "Sign-in failed"),
                             ("session.signed_out", "Signed out"),
                             ("audit.verified", "Log verified"),
-                            ("audit.exported", "Log exported"),
                             ("audit.read", "Log read"),
                         ],
                         max_length=40,

@@ -16,7 +16,13 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'cloister_worker') THEN
         CREATE ROLE cloister_worker NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE NOLOGIN;
     END IF;
+    -- A temporary table or function of a role must never stand before one of ours.
+    EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
 END $$;
+
+-- A forgotten transaction must not hold the log's head, or anything else, for ever.
+ALTER ROLE cloister_web SET idle_in_transaction_session_timeout = '60s';
+ALTER ROLE cloister_worker SET idle_in_transaction_session_timeout = '60s';
 
 GRANT USAGE ON SCHEMA public TO cloister_web, cloister_worker;
 
@@ -27,9 +33,11 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
     retrieval_user, retrieval_user_groups, retrieval_user_user_permissions, retrieval_grant
     TO cloister_web;
 GRANT SELECT, INSERT, UPDATE ON
-    retrieval_collection, retrieval_privacyprofile, retrieval_encoderversion,
-    retrieval_image, retrieval_subject, retrieval_importbatch, retrieval_work
+    retrieval_collection, retrieval_privacyprofile, retrieval_importbatch, retrieval_work
     TO cloister_web;
+GRANT SELECT ON retrieval_encoderversion TO cloister_web;
+GRANT SELECT, INSERT ON retrieval_image, retrieval_subject TO cloister_web;
+GRANT UPDATE (state, reason, indexed_at) ON retrieval_image TO cloister_web;
 GRANT SELECT ON retrieval_auditevent TO cloister_web;
 
 GRANT SELECT ON retrieval_collection, retrieval_privacyprofile, retrieval_importbatch
@@ -49,7 +57,7 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
 $$;
 
 CREATE FUNCTION cloister_granted(roles text[]) RETURNS bigint[]
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
     SELECT coalesce(array_agg(DISTINCT g.collection_id), '{}')
     FROM retrieval_user u
     JOIN retrieval_grant g
@@ -66,7 +74,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
 $$;
 
 CREATE FUNCTION cloister_may_read_log() RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
     SELECT EXISTS (
         SELECT FROM retrieval_user u
         WHERE u.id = cloister_context_id('actor') AND u.is_active AND (
@@ -101,10 +109,10 @@ GRANT SELECT ON retrieval_embedding TO cloister_web;
 GRANT SELECT, INSERT, UPDATE, DELETE ON retrieval_embedding TO cloister_worker;
 
 CREATE FUNCTION cloister_open_index(collection_id bigint, encoder_id bigint, dimensions integer)
-RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, public AS $$
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
     EXECUTE format(
-        'CREATE INDEX IF NOT EXISTS %I ON %I USING hnsw ((vector::halfvec(%s)) halfvec_cosine_ops)
+        'CREATE INDEX IF NOT EXISTS %I ON public.%I USING hnsw ((vector::halfvec(%s)) halfvec_cosine_ops)
          WITH (m = 16, ef_construction = 128) WHERE encoder_id = %s',
         format('retrieval_embedding_c%s_e%s', collection_id, encoder_id),
         format('retrieval_embedding_c%s', collection_id), dimensions, encoder_id);
@@ -112,15 +120,15 @@ END $$;
 
 -- A partition is reached through its parent only: it has row-level security and no policy.
 CREATE FUNCTION cloister_open_partition() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
     partition text := format('retrieval_embedding_c%s', NEW.id);
 BEGIN
     EXECUTE format('CREATE TABLE public.%I PARTITION OF retrieval_embedding FOR VALUES IN (%s)',
                    partition, NEW.id);
-    EXECUTE format('ALTER TABLE %I ALTER COLUMN vector SET STORAGE PLAIN', partition);
-    EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', partition);
-    EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', partition);
+    EXECUTE format('ALTER TABLE public.%I ALTER COLUMN vector SET STORAGE PLAIN', partition);
+    EXECUTE format('ALTER TABLE public.%I ENABLE ROW LEVEL SECURITY', partition);
+    EXECUTE format('ALTER TABLE public.%I FORCE ROW LEVEL SECURITY', partition);
     PERFORM cloister_open_index(NEW.id, e.id, e.dimensions) FROM retrieval_encoderversion e;
     RETURN NEW;
 END $$;
@@ -128,7 +136,7 @@ CREATE TRIGGER collection_opens_its_partition AFTER INSERT ON retrieval_collecti
     FOR EACH ROW EXECUTE FUNCTION cloister_open_partition();
 
 CREATE FUNCTION cloister_open_indexes() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
     PERFORM cloister_open_index(c.id, NEW.id, NEW.dimensions) FROM retrieval_collection c;
     RETURN NEW;
@@ -203,7 +211,7 @@ CREATE POLICY appends ON retrieval_auditevent FOR INSERT TO CURRENT_USER WITH CH
 
 -- The head's row lock puts concurrent writers in one line, so the chain cannot fork.
 CREATE FUNCTION cloister_audit_append(kind text, actor bigint, purpose text, details text)
-RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
     head retrieval_audithead%ROWTYPE;
     next_number bigint;
@@ -225,8 +233,6 @@ BEGIN
     UPDATE retrieval_audithead SET number = next_number, entry_hash = entry;
     RETURN next_number;
 END $$;
-REVOKE EXECUTE ON FUNCTION cloister_audit_append FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION cloister_audit_append TO cloister_web, cloister_worker;
 
 CREATE FUNCTION cloister_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -234,6 +240,18 @@ BEGIN
 END $$;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON retrieval_auditevent
     FOR EACH STATEMENT EXECUTE FUNCTION cloister_refuse_change();
+"""
+
+
+# Functions are open to everybody unless said otherwise.
+EXECUTION = """
+REVOKE EXECUTE ON FUNCTION
+    cloister_context_id, cloister_granted, cloister_may_read_log, cloister_open_index,
+    cloister_open_partition, cloister_open_indexes, cloister_audit_append, cloister_refuse_change
+    FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cloister_context_id, cloister_audit_append
+    TO cloister_web, cloister_worker;
+GRANT EXECUTE ON FUNCTION cloister_granted, cloister_may_read_log TO cloister_web;
 """
 
 
@@ -252,4 +270,5 @@ class Migration(migrations.Migration):
         migrations.RunSQL(EMBEDDING),
         migrations.RunSQL(POLICIES),
         migrations.RunSQL(LOG),
+        migrations.RunSQL(EXECUTION),
     ]

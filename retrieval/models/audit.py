@@ -24,7 +24,6 @@ class Kind(models.TextChoices):
     SIGN_IN_FAILED = "session.sign_in_failed", "Sign-in failed"
     SIGNED_OUT = "session.signed_out", "Signed out"
     AUDIT_VERIFIED = "audit.verified", "Log verified"
-    AUDIT_EXPORTED = "audit.exported", "Log exported"
     AUDIT_READ = "audit.read", "Log read"
 
 

@@ -22,7 +22,7 @@ class PrivacyProfile(models.Model):
     name = models.CharField(max_length=100, unique=True)
     cover = models.CharField(max_length=10, choices=Cover.choices, default=Cover.SOLID)
     mosaic_cells = models.PositiveSmallIntegerField(
-        default=5,
+        default=6,
         validators=[MinValueValidator(1), MaxValueValidator(6)],
         help_text="Cells per side of a mosaic, whatever the size of the face.",
     )
@@ -32,7 +32,7 @@ class PrivacyProfile(models.Model):
         help_text="How far a cover reaches beyond the face, as a fraction of its size.",
     )
     detection_threshold = models.FloatField(
-        default=0.3,
+        default=0.2,
         validators=[MinValueValidator(0.05), MaxValueValidator(0.3)],
         help_text="Score from which a detection counts as a face. Lower covers more.",
     )

@@ -2,12 +2,21 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from retrieval import access, index
 from retrieval.errors import ModelRefused
-from retrieval.models import Collection, EncoderVersion, Image
+from retrieval.models import Collection, EncoderVersion, Image, Purpose
 from tests import database
-from tests.factories import make_collection, make_encoder, make_image
+from tests.factories import (
+    grant,
+    make_collection,
+    make_encoder,
+    make_image,
+    make_images,
+    make_user,
+)
 
 pytestmark = pytest.mark.usefixtures("db")
 
@@ -61,6 +70,35 @@ def test_a_filled_encoder_goes_live_and_back(shadow: EncoderVersion, image: Imag
 def test_a_name_belongs_to_one_set_of_weights(live: EncoderVersion) -> None:
     with pytest.raises(ModelRefused):
         index.register_encoder(name="live", digest="f" * 64, dimensions=3, licence="none")
+
+
+def test_beyond_the_exact_scan_the_hnsw_index_answers_with_every_row_asked_for(
+    live: EncoderVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "EXACT_SCAN_ROWS", 10)
+    reader, mine = make_user(), make_collection()
+    grant(reader, mine)
+    angles = np.linspace(0, 1, 300)
+    make_images(mine, [[np.cos(a), np.sin(a), 0] for a in angles])
+
+    with (
+        access.acting_as(reader, Purpose.TREATMENT),
+        CaptureQueriesContext(connection) as captured,
+        connection.cursor() as cursor,
+    ):
+        found = index.nearest(
+            np.array([1, 0, 0], np.float32), within=[mine.pk], encoder=live, limit=250
+        )
+        (query,) = [q["sql"] for q in captured if "ORDER BY distance" in q["sql"]]
+        # So few rows would be sorted; thousands are not.
+        cursor.execute("SET LOCAL enable_sort = off")
+        cursor.execute(f"EXPLAIN {query}")
+        plan = " ".join(row[0] for row in cursor.fetchall())
+
+    assert f"retrieval_embedding_c{mine.pk}_e{live.pk}" in plan
+    assert len(found) == 250
+    distances = [n.distance_cosine for n in found]
+    assert distances == sorted(distances)
 
 
 def test_every_partition_has_an_index_for_every_encoder(

@@ -62,7 +62,11 @@ def test_what_is_no_picture_is_refused_with_one_reason_and_leaves_nothing(
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("a\nb.png", Reason.UNSAFE_NAME), ("x" * 4000, Reason.NAME_TOO_LONG)],
+    [
+        ("a\nb.png", Reason.UNSAFE_NAME),
+        ("a\u202egnp.exe", Reason.UNSAFE_NAME),
+        ("x" * 4000, Reason.NAME_TOO_LONG),
+    ],
 )
 def test_a_name_that_could_fool_a_reader_is_refused(name: str, reason: Reason) -> None:
     with pytest.raises(Rejected) as refused:
@@ -123,7 +127,10 @@ def test_a_folder_is_walked_and_links_out_of_it_are_refused(tmp_path: Path) -> N
     (tmp_path / "link.png").symlink_to("/etc/passwd")
     os.mkfifo(tmp_path / "pipe.png")
 
+    (tmp_path / "folder").symlink_to("/etc")
+
     assert walked(tmp_path) == {
+        "folder": Reason.UNREADABLE_FILE,
         "link.png": Reason.UNREADABLE_FILE,
         "pipe.png": Reason.UNREADABLE_FILE,
         "sub/a.png": None,
@@ -179,6 +186,51 @@ def test_a_member_whose_bytes_were_changed_is_refused(tmp_path: Path) -> None:
         with pytest.raises(Rejected) as refused:
             receive.receive(item, batch, actor=operator(), purpose=Purpose.ADMINISTRATION)
         assert refused.value.reason == Reason.UNREADABLE_FILE
+
+
+def test_a_folder_that_cannot_be_listed_is_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    real = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    assert walked(tmp_path) == {"closed": Reason.UNREADABLE_FILE}
+
+
+def test_a_member_that_cannot_be_unpacked_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.png", png())
+        archive.writestr("b.png", png(side=40))
+    content = bytearray(path.read_bytes())
+    content[60:70] = bytes(10)
+    path.write_bytes(content)
+    batch = receive.start_batch(make_collection(), actor=operator(), purpose=Purpose.ADMINISTRATION)
+
+    outcomes = []
+    for item in receive.walk(path):
+        assert isinstance(item, Candidate)
+        try:
+            receive.receive(item, batch, actor=operator(), purpose=Purpose.ADMINISTRATION)
+        except Rejected as rejected:
+            outcomes.append(rejected.reason)
+        else:
+            outcomes.append(None)
+    assert outcomes == [Reason.UNREADABLE_FILE, None]
+
+
+@pytest.mark.parametrize("name", ["Bild\u202fPM.png", "脊椎 MR.dcm", "Röntgen é.png"])
+def test_names_as_people_write_them_are_taken(name: str) -> None:
+    image, _ = receive_one(png(), name)
+
+    assert storage.source_name(image) == name
 
 
 def test_a_received_image_is_in_no_state_to_be_found() -> None:

@@ -2,20 +2,32 @@
 
 import importlib.util
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from django.utils import timezone
+from PIL import Image as Picture
 
-from retrieval import access, index, receive, storage
-from retrieval.errors import NotDeidentified, Reason, Rejected
-from retrieval.models import Embedding, Image, Purpose, Stage, State, Work
+from retrieval import access, index, outbox, receive, storage
+from retrieval.errors import LeaseLost, NotDeidentified, Reason, Rejected
+from retrieval.models import (
+    Embedding,
+    Image,
+    PrivacyProfile,
+    Purpose,
+    Stage,
+    State,
+    Work,
+)
 from retrieval.storage import Form
 from tests import database
 from tests.factories import make_collection, make_encoder, make_image, operator, png
 from workers import stages, tasks
 from workers.decode.sandbox import decode
 from workers.deidentify.faces import CenterFace
+from workers.deidentify.verdict import Profile
 from workers.encode.encoder import Encoder
 
 pytestmark = pytest.mark.usefixtures("db")
@@ -167,6 +179,52 @@ def test_what_cannot_be_decoded_is_rejected_with_its_reason(tmp_path: Path) -> N
     with database.role("worker"):
         run(Stage.DEIDENTIFY)
         assert (fresh(image).state, fresh(image).reason) == (State.REJECTED, Reason.TRUNCATED)
+
+
+def test_a_worker_that_was_taken_over_replaces_no_picture(portrait: Image, worker: None) -> None:
+    slow = outbox.claim(Work.objects.get().pk)
+    assert slow is not None
+    Work.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
+    run(Stage.DEIDENTIFY)
+    reviewed = storage.path_of(portrait.pk, Form.PREVIEW).read_bytes()
+
+    with pytest.raises(LeaseLost):
+        stages.deidentify(slow)
+
+    assert storage.path_of(portrait.pk, Form.PREVIEW).read_bytes() == reviewed
+
+
+def test_a_long_thin_picture_is_indexed(encoder: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "thin.png"
+    Picture.new("RGB", (8000, 20), (90, 120, 150)).save(path)
+    with database.role("web"):
+        image = received(path)
+    for stage in (Stage.DEIDENTIFY, Stage.ENCODE):
+        work = Work.objects.get(image_id=image.pk, stage=stage)
+        {Stage.DEIDENTIFY: tasks.deidentify, Stage.ENCODE: tasks.encode}[stage](work.pk)
+
+    assert fresh(image).state == State.INDEXED
+
+
+def test_an_encoder_that_fails_in_the_shadow_holds_nothing_up(
+    portrait: Image, encoder: Encoder
+) -> None:
+    make_encoder(name="broken", dimensions=7)
+    run(Stage.DEIDENTIFY)
+    run(Stage.ENCODE)
+
+    assert fresh(portrait).state == State.INDEXED
+
+
+def test_imports_are_covered_as_the_deidentify_command_covers() -> None:
+    stored, told = PrivacyProfile(), Profile("any")
+
+    assert (stored.cover, stored.mosaic_cells, stored.margin, stored.detection_threshold) == (
+        told.cover,
+        told.mosaic_cells,
+        told.margin,
+        told.detection_threshold,
+    )
 
 
 def test_a_stage_that_breaks_leaves_the_image_unsearchable_and_its_work_due(

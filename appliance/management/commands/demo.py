@@ -13,6 +13,7 @@ from rich.table import Table
 
 from appliance import env
 from appliance.embedded import supervisor
+from appliance.embedded.supervisor import Appliance
 from appliance.management.commands.search import COLD_START_TIMEOUT_S, as_table
 from appliance.management.importing import import_files
 from appliance.settings import BASE_DIR
@@ -60,8 +61,8 @@ def in_scratch_folder(images: Path | None) -> None:
 
 def demonstrate(images: Path | None) -> None:
     try:
-        with supervisor.running(env.data_folder(), programs=supervisor.WORKERS):
-            demo = Demo(Console())
+        with supervisor.running(env.data_folder(), programs=supervisor.WORKERS) as own:
+            demo = Demo(Console(), own)
             demo.main_job(images)
     except CloisterError as error:
         raise CommandError(str(error)) from error
@@ -72,8 +73,9 @@ def demonstrate(images: Path | None) -> None:
 class Demo:
     """The main job, told to a person, with each claim checked."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, own: Appliance) -> None:
         self.console = console
+        self.own = own
         self.checks: dict[str, bool] = {}
 
     def main_job(self, own: Path | None) -> None:
@@ -103,7 +105,12 @@ class Demo:
     def import_into(self, collection: Collection, folder: Path, operator: User) -> None:
         self.console.print(f"\nImporting into [b]{collection.name}[/b]")
         report = import_files(
-            folder, collection, actor=operator, purpose=Purpose.ADMINISTRATION, wait=True
+            folder,
+            collection,
+            actor=operator,
+            purpose=Purpose.ADMINISTRATION,
+            wait=True,
+            own=self.own,
         )
         table = Table("outcome", "files", "why", box=None)
         table.add_row("indexed", str(report["indexed"]), "")

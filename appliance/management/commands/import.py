@@ -32,11 +32,11 @@ class Command(BaseCommand):
         except (OSError, ValueError) as error:
             raise CommandError("no such file or folder") from error
         workers = supervisor.INGEST_WORKERS if options["wait"] else ()
-        with services(workers=workers):
+        with services(workers=workers) as own:
             actor, purpose = find_user(options["user"]), find_purpose(options["purpose"])
             collection = find_collection(options["collection"])
             report = import_files(
-                path, collection, actor=actor, purpose=purpose, wait=options["wait"]
+                path, collection, actor=actor, purpose=purpose, wait=options["wait"], own=own
             )
         if options["json"]:
             self.stdout.write(json.dumps(report))

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import DatabaseError, close_old_connections
 
-from retrieval import outbox
+from retrieval import access, outbox
 from retrieval.errors import ServicesUnavailable
 
 log = logging.getLogger("cloister.reconcile")
@@ -20,6 +20,7 @@ class Command(BaseCommand):
         parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS")
 
     def handle(self, *, every: float, **_options: Any) -> None:
+        access.require_bound_role()
         while True:
             try:
                 if sent := outbox.reconcile():

@@ -1,4 +1,5 @@
 import secrets
+import signal
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -19,9 +20,12 @@ class Command(BaseCommand):
 
     def handle(self, *, port: int, **_options: Any) -> None:
         var = env.data_folder()
+        # A stop while it starts ends what has started, as a stop later does.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
         try:
             supervisor.require_free_port(port)
-            with supervisor.running(var) as appliance:
+            with supervisor.running(var, serves=True) as appliance:
                 password = first_administrators_password()
                 connection.close()
                 for program in (supervisor.web(port), *supervisor.WORKERS):
@@ -34,6 +38,8 @@ class Command(BaseCommand):
                 self.say("stop with ^C")
                 appliance.watch()
                 self.say("stopping")
+        except KeyboardInterrupt:
+            self.say("stopped while starting")
         except AlreadyRunning as error:
             raise CommandError(f"{error}; stop it first, or set CLOISTER_VAR") from error
         except ServicesUnavailable as error:

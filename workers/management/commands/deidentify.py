@@ -54,8 +54,10 @@ class Command(BaseCommand):
     ) -> None:
         if profile not in PROFILES:
             raise CommandError(f"no profile named {profile!r}; there are {', '.join(PROFILES)}")
-        if not path.exists():
-            raise CommandError("PATH does not exist")
+        try:
+            path.stat()
+        except (OSError, ValueError) as error:
+            raise CommandError("PATH does not exist") from error
         files = _files(path)
         _prepare(output, path)
         try:

@@ -27,6 +27,7 @@ class Command(BaseCommand):
 
     def handle(self, *, verb: str, **options: Any) -> None:
         try:
+            access.require_bound_role()
             if verb == "list":
                 self.list()
             elif verb == "import":
@@ -72,7 +73,6 @@ class Command(BaseCommand):
 
     def switch(self, version: EncoderVersion) -> None:
         index.switch(version)
-        record(version, "went live")
         self.stdout.write(f"encoder {version.pk} answers queries now")
 
 
