@@ -95,7 +95,6 @@ USE_TZ = True
 FORMAT_MODULE_PATH = "appliance.web.formats"
 
 STATIC_URL = "static/"
-STATIC_ROOT = VAR / "static"
 STATICFILES_DIRS = [BASE_DIR / "appliance" / "web" / "static"]
 WHITENOISE_USE_FINDERS = True
 

@@ -58,6 +58,7 @@ def import_files(
                     names.setdefault(image.pk, []).append(item.name)
                     duplicates += not is_new
             progress.advance(receiving)
+        progress.update(receiving, total=progress.tasks[receiving].completed)
         close_batch(batch, len(refused), actor=actor, purpose=purpose)
         if wait:
             working = progress.add_task("de-identifying and encoding", total=len(names))

@@ -127,7 +127,7 @@ def test_a_lost_key_file_is_not_replaced_by_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLOISTER_KEY_FILE", str(tmp_path / "gone.key"))
-    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "ab").mkdir(parents=True)
 
     with pytest.raises(ServicesUnavailable, match="key file"):
         supervisor._require_key_file(tmp_path)

@@ -99,9 +99,7 @@ def test_without_the_database_pages_answer_503_and_tell_nothing(
 
 
 def test_uploads_never_lie_in_the_memory_of_the_web_process() -> None:
-    assert settings.FILE_UPLOAD_HANDLERS == [
-        "django.core.files.uploadhandler.TemporaryFileUploadHandler"
-    ]
+    assert settings.FILE_UPLOAD_HANDLERS == ["appliance.web.upload.UnlinkedFileUploadHandler"]
 
 
 def test_addresses_nobody_has_answer_as_foreign_ones_do() -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -13,6 +14,7 @@ from retrieval.search import Answer, Query, search
 
 MAX_EXAMPLE_BYTES = 20 * 1024 * 1024
 COLD_START_TIMEOUT_S = 180.0
+UUID_CHARS = 36
 
 
 class Command(BaseCommand):
@@ -82,10 +84,12 @@ def as_document(answer: Answer) -> dict[str, Any]:
 
 
 def as_table(answer: Answer) -> Table:
-    table = Table(caption=f"recorded as audit entry {answer.audit_number}", caption_justify="left")
+    caption = f"recorded as audit entry {answer.audit_number}"
+    table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("score", justify="right")
-    for column in ("source", "collection", "image"):
-        table.add_column(column)
+    table.add_column("source", overflow="fold")
+    table.add_column("collection", overflow="fold")
+    table.add_column("image", no_wrap=True, min_width=UUID_CHARS)
     for hit in answer.hits:
         table.add_row(f"{hit.score:.3f}", hit.source or "—", hit.collection, str(hit.image_id))
     return table
