@@ -92,7 +92,7 @@ class Demo:
         self.console.print("\nSearching as [b]reader[/b], who may read Photographs only")
         queue.wait_for_query_worker(COLD_START_TIMEOUT_S)
         if own is None:
-            self.search_the_wheels(reader, radiology)
+            self.search_the_wheels(reader)
         else:
             self.search_own(own, reader)
         self.ask_for_the_forbidden(reader, radiology)
@@ -124,24 +124,23 @@ class Demo:
         self.check(f"all {received} files are accounted for", accounted == received >= there > 0)
         self.check("some of them can be found now", report["indexed"] > 0)
 
-    def search_the_wheels(self, reader: User, radiology: Collection) -> None:
-        pictures = wheel_folder("skimage")
-        left = (pictures / "motorcycle_left.png").read_bytes()
-        cat = (pictures / "chelsea.png").read_bytes()
+    def search_the_wheels(self, reader: User) -> None:
+        left = (wheel_folder("skimage") / "motorcycle_left.png").read_bytes()
         scan = (wheel_folder("pydicom") / "test_files" / "CT_small.dcm").read_bytes()
-        self.look("a cup of coffee", Query("a cup of coffee"), reader, "coffee.png")
-        self.look("a cat", Query("a cat"), reader, "chelsea.png")
+        stereo = "motorcycle_right.png"
+        self.look("“a cat”", Query("a cat"), reader, "chelsea.png")
         self.look(
-            "an example: the left half of a stereo pair",
-            Query(image=left),
+            "“stars in the night sky”",
+            Query("stars in the night sky"),
             reader,
-            "motorcycle_right.png",
+            "hubble_deep_field.jpg",
         )
+        self.look("an example: the left half of a stereo pair", Query(image=left), reader, stereo)
         self.look(
-            "both: a picture of a cat, and the words “a motorcycle”",
-            Query("a motorcycle", image=cat),
+            "both: that example, and “a motorcycle”",
+            Query("a motorcycle", image=left),
             reader,
-            "motorcycle_left.png",
+            stereo,
         )
         self.look("an example from Radiology", Query(image=scan), reader, None)
 
