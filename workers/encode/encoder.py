@@ -20,7 +20,7 @@ Vectors = NDArray[np.float32]
 """(N, dimensions) float32, every row of unit L2 length."""
 
 
-class NoTextTower(CloisterError):  # noqa: N818  named for what happened, as in retrieval.errors
+class NoTextTower(CloisterError):
     """This encoder reads images only, so words cannot query it. Permanent."""
 
 
