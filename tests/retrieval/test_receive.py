@@ -214,7 +214,7 @@ def test_a_member_that_cannot_be_unpacked_holds_nobody_up(tmp_path: Path) -> Non
     path.write_bytes(content)
     batch = receive.start_batch(make_collection(), actor=operator(), purpose=Purpose.ADMINISTRATION)
 
-    outcomes = []
+    outcomes: list[Reason | None] = []
     for item in receive.walk(path):
         assert isinstance(item, Candidate)
         try:

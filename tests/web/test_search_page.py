@@ -1,5 +1,6 @@
 import logging
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,7 +131,8 @@ def test_a_query_image_lies_in_a_file_without_a_name(
     browser: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever ends the process while it searches, nothing of the picture stays behind."""
-    arrived, names_meanwhile = [], []
+    arrived: list[bytes] = []
+    names_meanwhile: list[Path] = []
     original = domain.search
 
     def search(query: Query, **context: Any) -> Answer:
