@@ -345,7 +345,7 @@ class Migration(migrations.Migration):
                 (
                     "mosaic_cells",
                     models.PositiveSmallIntegerField(
-                        default=5,
+                        default=6,
                         help_text="Cells per side of a mosaic, whatever the size of the face.",
                         validators=[
                             django.core.validators.MinValueValidator(1),
@@ -367,7 +367,7 @@ class Migration(migrations.Migration):
                 (
                     "detection_threshold",
                     models.FloatField(
-                        default=0.3,
+                        default=0.2,
                         help_text="Score from which a detection counts as a face. Lower covers more.",
                         validators=[
                             django.core.validators.MinValueValidator(0.05),
