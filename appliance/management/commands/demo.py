@@ -125,23 +125,17 @@ class Demo:
         self.check("some of them can be found now", report["indexed"] > 0)
 
     def search_the_wheels(self, reader: User) -> None:
-        left = (wheel_folder("skimage") / "motorcycle_left.png").read_bytes()
+        grey = (wheel_folder("skimage") / "chessboard_GRAY.png").read_bytes()
+        moon = (wheel_folder("skimage") / "moon.png").read_bytes()
         scan = (wheel_folder("pydicom") / "test_files" / "CT_small.dcm").read_bytes()
-        stereo = "motorcycle_right.png"
+        night = "stars in the night sky"
+        galaxies = "hubble_deep_field.jpg"
         self.look("“a cat”", Query("a cat"), reader, "chelsea.png")
+        self.look(f"“{night}”", Query(night), reader, galaxies)
         self.look(
-            "“stars in the night sky”",
-            Query("stars in the night sky"),
-            reader,
-            "hubble_deep_field.jpg",
+            "an example: a chessboard in grey", Query(image=grey), reader, "chessboard_RGB.png"
         )
-        self.look("an example: the left half of a stereo pair", Query(image=left), reader, stereo)
-        self.look(
-            "both: that example, and “a motorcycle”",
-            Query("a motorcycle", image=left),
-            reader,
-            stereo,
-        )
+        self.look(f"both: a moon, and “{night}”", Query(night, image=moon), reader, galaxies)
         self.look("an example from Radiology", Query(image=scan), reader, None)
 
     def search_own(self, folder: Path, reader: User) -> None:
