@@ -58,7 +58,7 @@ format: setup
 requirements: setup
 	for name in web worker dev; do \
 	  $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --no-header \
-	    --python-version 3.11 --constraint requirements/dev.txt \
+	    --python-version 3.11 --no-emit-package opencv-python --no-emit-package imageio-ffmpeg --constraint requirements/dev.txt \
 	    requirements/$$name.in -o requirements/$$name.txt || exit 1; done
 
 clean:
