@@ -14,9 +14,11 @@ from pathlib import Path
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from django.conf import settings
 
 from retrieval.errors import StorageCorrupt
@@ -116,3 +118,19 @@ def content_hash(collection_id: int) -> "hmac.HMAC":
 def keyed_hash(text: str, *, use: str) -> str:
     """Hex HMAC-SHA256 of `text` for the log: equal texts meet, guesses need the key file."""
     return hmac.new(_derived(use), text.encode(), hashlib.sha256).hexdigest()
+
+
+def signing_key() -> Ed25519PrivateKey:
+    """The appliance's signature (RFC 8032): the same for as long as the key file is the same."""
+    return Ed25519PrivateKey.from_private_bytes(_derived("signatures"))
+
+
+def public_key() -> Ed25519PublicKey:
+    """What checks the appliance's signatures; it tells nothing of the key file."""
+    return signing_key().public_key()
+
+
+def public_key_pem() -> str:
+    """The public key as an auditor takes it away: SubjectPublicKeyInfo, PEM (RFC 7468)."""
+    pem = public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return pem.decode()

@@ -1,0 +1,1 @@
+"""Certificates of private training: what an auditor can check without trusting the appliance."""
