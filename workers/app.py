@@ -1,5 +1,6 @@
 """The Celery application as a worker runs it: `celery -A workers.app worker -Q …`."""
 
+import logging
 import os
 
 import django
@@ -10,10 +11,14 @@ django.setup()
 from celery.signals import celeryd_init, worker_init  # noqa: E402
 
 from retrieval import access  # noqa: E402
+from retrieval.errors import ServicesUnavailable  # noqa: E402
 from retrieval.models import Stage  # noqa: E402
 from retrieval.queue import QUERY_QUEUE, app  # noqa: E402
+from workers.decode import sandbox  # noqa: E402
 
 __all__ = ["app"]
+
+log = logging.getLogger("cloister.workers")
 
 app.autodiscover_tasks(["workers"])
 
@@ -22,6 +27,18 @@ app.autodiscover_tasks(["workers"])
 def refuse_to_run_unbound(**_kwargs: object) -> None:
     """A worker whose database role could read past row-level security does not start."""
     access.require_bound_role()
+
+
+@worker_init.connect
+def refuse_to_decode_unprotected(**_kwargs: object) -> None:
+    """A worker whose decoder is less confined than CLOISTER_SANDBOX asks for does not start."""
+    try:
+        protection = sandbox.protection()
+    except ServicesUnavailable as error:
+        # Celery only logs what a signal's receiver raises.
+        raise SystemExit(str(error)) from error
+    is_best = protection is sandbox.Protection.ISOLATED
+    log.log(logging.INFO if is_best else logging.WARNING, "decoder: %s", protection.name.lower())
 
 
 @worker_init.connect

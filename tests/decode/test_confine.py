@@ -1,10 +1,14 @@
 """A confined process can use the memory it was given, and nothing else."""
 
 import ctypes
+import errno
+import mmap
 import os
+import platform
 import resource
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -15,6 +19,8 @@ from workers.decode.limits import Limits
 
 FORBIDDEN = 2
 PR_SET_DUMPABLE = 4
+STDOUT = 1
+HELD = 99
 DEFAULT = Limits()
 
 
@@ -34,24 +40,39 @@ def in_child(action: Callable[[], object], limits: Limits | None = DEFAULT) -> i
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def status_of_confined(prepare: Callable[[], object] = lambda: None) -> dict[str, str]:
-    """What the kernel says about a confined process (proc(5), status), after `prepare`."""
+def call(name: str, *arguments: int | bytes | None) -> None:
+    """A function of the C library that Python has no name for."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), name)
+
+
+def told_to_confined(path: str, prepare: Callable[[], object] = lambda: None) -> str:
+    """What the kernel says in a file of /proc about a confined process, after `prepare`."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             prepare()
-            # Opened before, because a confined process opens nothing.
-            held = os.open("/proc/self/status", os.O_RDONLY)
+            # Opened before, because a confined process opens nothing; and it writes to a standard
+            # descriptor, because it may write to no other.
+            held = os.open(path, os.O_RDONLY)
+            os.dup2(write, STDOUT)
             confine(Limits())
-            os.write(write, os.read(held, 65536))
+            os.write(STDOUT, os.read(held, 65536))
         finally:
             os._exit(0)
     os.close(write)
     with open(read, encoding="ascii") as file:
         text = file.read()
     os.waitpid(pid, 0)
-    return {key: value.strip() for key, _, value in (x.partition(":") for x in text.splitlines())}
+    return text
+
+
+def status_of_confined(prepare: Callable[[], object] = lambda: None) -> dict[str, str]:
+    """A confined process's /proc/self/status (proc(5)), after `prepare`."""
+    lines = told_to_confined("/proc/self/status", prepare).splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def test_a_confined_process_may_think() -> None:
@@ -71,6 +92,49 @@ def test_a_confined_process_may_think() -> None:
 )
 def test_a_confined_process_opens_nothing(action: Callable[[], object]) -> None:
     assert in_child(action) == FORBIDDEN
+
+
+NEEDLESS: dict[str, Callable[[], object]] = {
+    "read a file": lambda: os.close(os.open("/proc/self/status", os.O_RDONLY)),
+    "write a file": lambda: os.close(os.open("/tmp/new", os.O_WRONLY | os.O_CREAT)),
+    "make a folder": lambda: os.mkdir("/tmp/new"),
+    "delete": lambda: os.unlink("/nonexistent"),
+    "open a socket": lambda: socket.socket().close(),
+    "run a program": lambda: os.execv("/nonexistent", ["nonexistent"]),  # noqa: S606
+    "fork": os.fork,
+    "start a thread": lambda: threading.Thread(target=int).start(),
+    "signal": lambda: os.kill(os.getpid(), 0),
+    "trace": lambda: call("ptrace", 0, 0, 0, 0),
+    "mount": lambda: call("mount", b"none", b"/", b"tmpfs", 0, None),
+    "make a namespace": lambda: call("unshare", 0x10000000),
+    "load a program into the kernel": lambda: call("syscall", 321, 0, None, 0),
+    "map code": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC),
+    "write what it holds": lambda: os.write(HELD, b"x"),
+}
+
+
+@pytest.mark.parametrize("action", NEEDLESS.values(), ids=NEEDLESS)
+def test_the_kernel_filters_what_decoding_does_not_need(action: Callable[[], object]) -> None:
+    """Not by limits and rights, whose answers are others: EMFILE, ENOENT, EAGAIN, EACCES."""
+
+    def act() -> None:
+        try:
+            action()
+        except RuntimeError:  # what Python makes of a thread's EPERM
+            os._exit(errno.EPERM)
+        except OSError as exc:
+            os._exit(exc.errno or 0)
+
+    os.dup2(2, HELD)
+    # FORBIDDEN means it was done, or failed in some other way.
+    assert in_child(act) == errno.EPERM
+
+
+def test_a_call_by_another_architectures_number_ends_the_process() -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("only x86-64 has a second numbering")
+
+    assert in_child(lambda: call("syscall", 0x40000000 + 39)) == -signal.SIGSYS
 
 
 def test_a_confined_process_starts_no_other() -> None:
@@ -116,6 +180,7 @@ def test_a_confined_process_holds_no_privilege_and_gains_none() -> None:
 
     assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
     assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
 
 
 def test_a_confined_process_keeps_no_privilege_from_a_namespace_of_its_own() -> None:
@@ -140,10 +205,9 @@ def test_a_confined_process_of_root_is_nobody() -> None:
 
 
 def test_a_confined_process_leaves_no_core_of_what_it_decoded() -> None:
-    def check() -> None:
-        assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+    lines = told_to_confined("/proc/self/limits").splitlines()
 
-    assert in_child(check) == 0
+    assert [line.split()[4:6] for line in lines if "core file" in line] == [["0", "0"]]
 
 
 def test_leaving_the_network_leaves_nothing_to_connect_to() -> None:

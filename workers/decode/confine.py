@@ -6,7 +6,9 @@ import resource
 import signal
 import sys
 
+from workers.decode.landlock import leave_files
 from workers.decode.limits import Limits
+from workers.decode.syscalls import refuse_all_but_decoding
 
 NOBODY = 65534
 
@@ -27,12 +29,13 @@ def leave_network() -> bool:
     return bool(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0)
 
 
-def confine(limits: Limits) -> None:
+def confine(limits: Limits) -> bool:
     """Confine the calling process for good; it must be single-threaded and hold what it needs.
 
-    Afterwards it cannot open a file or a socket, start a process, gain a privilege, be traced by
-    a neighbour, or use more than `limits` of memory and processor. Raises OSError if a limit
-    cannot be set: the caller must then not go on.
+    Afterwards it cannot open a file or a socket, start a process or thread, signal anybody, gain
+    a privilege, be traced by a neighbour, or use more than `limits` of memory and processor; all
+    it can still ask of the kernel is in `syscalls`. Returns whether Landlock closed the file
+    system as well. Raises OSError if anything else cannot be had: the caller must not go on.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
@@ -49,6 +52,7 @@ def confine(limits: Limits) -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _drop_capabilities()
     _prctl(_PR_SET_DUMPABLE, 0)
+    has_landlock = leave_files()
     memory = own_bytes + limits.memory_bytes
     for what, soft, hard in (
         (resource.RLIMIT_AS, memory, memory),
@@ -56,10 +60,13 @@ def confine(limits: Limits) -> None:
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_FSIZE, 0, 0),
         (resource.RLIMIT_NPROC, 0, 0),
-        # Last: nothing can be opened from here on, neither files nor sockets nor pipes.
+        # Nothing can be opened from here on, neither files nor sockets nor pipes.
         (resource.RLIMIT_NOFILE, 0, 0),
     ):
         resource.setrlimit(what, (soft, hard))
+    # Last: it refuses all of the above.
+    refuse_all_but_decoding()
+    return has_landlock
 
 
 def _prctl(option: int, value: int) -> None:

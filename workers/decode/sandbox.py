@@ -22,10 +22,12 @@ from retrieval.errors import Reason, Rejected, ServicesUnavailable
 from workers.decode import wire
 from workers.decode.limits import Limits
 from workers.decode.picture import Pixels
+from workers.decode.protection import Protection
 
-__all__ = ["Decoded", "Limits", "decode"]
+__all__ = ["Decoded", "Limits", "Protection", "decode", "protection"]
 
 _ROOT = Path(__file__).resolve().parents[2]
+_ZYGOTE = (sys.executable, "-m", "workers.decode.zygote")
 # What the zygote may take to answer beyond the child's own time: loading, on a busy machine.
 _ZYGOTE_START_S = 30.0
 _ZYGOTE_ANSWER_S = 5.0
@@ -73,6 +75,14 @@ def decode(content: bytes, *, limits: Limits = Limits()) -> Decoded:  # noqa: B0
             if ending in _REPLY_REASONS:
                 raise Rejected(_REPLY_REASONS[ending])
             return _read(result_fd, limits)
+
+
+def protection() -> Protection:
+    """Start the decoder if need be and return how well its children are confined.
+
+    Raises ServicesUnavailable where the host gives less than CLOISTER_SANDBOX asks for.
+    """
+    return _running_zygote().protection
 
 
 @contextlib.contextmanager
@@ -139,6 +149,7 @@ def _run(content_fd: int, result_fd: int, limits: Limits) -> bytes:
 class _Zygote:
     process: subprocess.Popen[bytes]
     control: socket.socket
+    protection: Protection
 
 
 _lock = threading.Lock()
@@ -154,7 +165,18 @@ def _running_zygote() -> _Zygote:
         return _zygote
 
 
+def _wanted() -> Protection:
+    """Return what CLOISTER_SANDBOX asks for at least; more is used wherever the host has it."""
+    name = os.environ.get("CLOISTER_SANDBOX", "filtered")
+    try:
+        return Protection[name.upper()]
+    except KeyError as exc:
+        known = ", ".join(level.name.lower() for level in Protection)
+        raise ServicesUnavailable(f"CLOISTER_SANDBOX is none of {known}") from exc
+
+
 def _start() -> _Zygote:
+    wanted = _wanted()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     # Nothing of our environment goes along: it holds the keys and passwords of the appliance.
     environment = {
@@ -165,7 +187,7 @@ def _start() -> _Zygote:
     }
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-m", "workers.decode.zygote", str(theirs.fileno())],
+            [*_ZYGOTE, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=environment,
             cwd=_ROOT,
@@ -174,15 +196,17 @@ def _start() -> _Zygote:
         )
     ours.settimeout(_ZYGOTE_START_S)
     try:
-        ready = ours.recv(1)
+        held = ours.recv(1)
     except OSError:
-        ready = b""
+        held = b""
     ours.settimeout(_ZYGOTE_ANSWER_S)
-    zygote = _Zygote(process, ours)
-    if not ready:
-        _end(zygote)
+    if not held:
+        _end(process, ours)
         raise ServicesUnavailable("the decoder process does not start")
-    return zygote
+    if held[0] < wanted:
+        _end(process, ours)
+        raise ServicesUnavailable("the decoder cannot be confined as CLOISTER_SANDBOX asks")
+    return _Zygote(process, ours, Protection(held[0]))
 
 
 def _discard(lost: _Zygote) -> None:
@@ -191,13 +215,13 @@ def _discard(lost: _Zygote) -> None:
     with _lock:
         if _zygote is lost:
             _zygote = None
-            _end(lost)
+            _end(lost.process, lost.control)
 
 
-def _end(zygote: _Zygote) -> None:
-    zygote.control.close()
-    zygote.process.kill()
-    zygote.process.wait()
+def _end(process: subprocess.Popen[bytes], control: socket.socket) -> None:
+    control.close()
+    process.kill()
+    process.wait()
 
 
 def _forget_after_fork() -> None:

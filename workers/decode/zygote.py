@@ -2,8 +2,9 @@
 
 Started as `python -m workers.decode.zygote FD`, with FD one end of a SOCK_SEQPACKET socket. It has
 Pillow and pydicom loaded and one thread, so a child costs a fork and not an interpreter; the worker
-itself, with its threads and models, is never forked. It says "R" once it is
-ready and ends when the other end is closed.
+itself, with its threads and models, is never forked. Once it is ready it says in one byte how
+well a child of its own was confined (a `Protection`, 0 for not at all), and ends when the other
+end is closed.
 
 A request is one message: the limits, and three descriptors: the file's content, a memory file for
 the result, and a socket on which two bytes answer how the child ended.
@@ -30,6 +31,7 @@ from workers.decode.confine import confine, leave_network
 from workers.decode.limits import Limits
 from workers.decode.memory import map_shared
 from workers.decode.picture import Picture
+from workers.decode.protection import Protection, try_out
 
 # How a child ended, as the worker hears it.
 DONE = b"D"
@@ -95,16 +97,16 @@ def _decode(result_fd: int, content_fd: int, limits: Limits) -> wire.Answer:
     )
 
 
-def run_child(content_fd: int, result_fd: int, limits: Limits) -> NoReturn:
+def run_child(content_fd: int, result_fd: int, limits: Limits, protection: Protection) -> NoReturn:
     """Confine this freshly forked process, decode, and end."""
     status = 1
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _keep_only(content_fd, result_fd)
-        confine(limits)
-        decode_into(result_fd, content_fd, limits)
-        status = 0
+        if confine(limits) or protection < Protection.LANDLOCKED:
+            decode_into(result_fd, content_fd, limits)
+            status = 0
     finally:
         os._exit(status)
 
@@ -116,8 +118,11 @@ def _keep_only(*kept: int) -> None:
         os.closerange(low + 1, high)
 
 
-def serve(control: socket.socket) -> None:
-    """Fork one child per request and answer how each ended, until `control` is closed."""
+def serve(control: socket.socket, protection: Protection) -> None:
+    """Fork one child per request and answer how each ended, until `control` is closed.
+
+    A child that cannot be confined as well as the one that was tried decodes nothing.
+    """
     wake_read, wake_write = socket.socketpair()
     wake_read.setblocking(False)
     wake_write.setblocking(False)
@@ -137,16 +142,16 @@ def serve(control: socket.socket) -> None:
             if not request:
                 _kill_all(children)
                 return
-            child = _fork(wire.unpack_request(request), descriptors)
+            child = _fork(wire.unpack_request(request), descriptors, protection)
             children[child.pid] = child
 
 
-def _fork(limits: Limits, descriptors: list[int]) -> Child:
+def _fork(limits: Limits, descriptors: list[int], protection: Protection) -> Child:
     content_fd, result_fd, reply_fd = descriptors
     deadline = time.monotonic() + limits.wall_s
     pid = os.fork()
     if pid == 0:
-        run_child(content_fd, result_fd, limits)
+        run_child(content_fd, result_fd, limits, protection)
     os.close(content_fd)
     os.close(result_fd)
     return Child(pid, socket.socket(fileno=reply_fd), deadline)
@@ -187,7 +192,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raster.preload()
     dicom.preload()
-    leave_network()
+    network_left = leave_network()
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
@@ -195,8 +200,10 @@ def main() -> None:
     # Children share these pages: nothing here is ever collected, so none is copied for it.
     gc.collect()
     gc.freeze()
-    control.send(b"R")
-    serve(control)
+    protection = try_out(network_left=network_left)
+    control.send(bytes([protection or 0]))
+    if protection:
+        serve(control, protection)
 
 
 if __name__ == "__main__":
