@@ -155,3 +155,16 @@ def key_file() -> Path:
     if path := os.environ.get("CLOISTER_KEY_FILE"):
         return Path(path)
     return data_folder() / "secrets" / "key-encryption.key"
+
+
+def checkpoints_folder() -> Path:
+    """Where the log's checkpoints are kept: a mount that the database's machine cannot write."""
+    if path := os.environ.get("CLOISTER_CHECKPOINTS"):
+        return Path(path)
+    return data_folder() / "checkpoints"
+
+
+def log_server() -> tuple[str | None, Path | None]:
+    """A syslog server over TLS, host or host:port, and the file of whom its certificate is from."""
+    server, authority = os.environ.get("CLOISTER_SYSLOG"), os.environ.get("CLOISTER_SYSLOG_CA")
+    return server or None, Path(authority) if authority else None

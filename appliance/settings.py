@@ -137,6 +137,8 @@ CONTENT_SECURITY_POLICY = {
 CLOISTER_KEY_FILE = env.key_file()
 CLOISTER_STORE = env.private_folder(VAR / "store")
 CLOISTER_BROKER_URL = env.broker_url()
+CLOISTER_CHECKPOINTS = env.checkpoints_folder()
+CLOISTER_SYSLOG, CLOISTER_SYSLOG_CA = env.log_server()
 
 UNFOLD = {
     "SITE_TITLE": "Cloister",

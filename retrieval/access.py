@@ -198,10 +198,4 @@ PROTECTED_TABLES = [
     "retrieval_work",
     "retrieval_embedding",
     "retrieval_auditevent",
-    "retrieval_budget",
-    "retrieval_budgetproposal",
-    "retrieval_reservation",
-    "retrieval_subjectgroup",
-    "retrieval_subjectgroupmember",
-    "retrieval_certificate",
 ]

@@ -79,24 +79,20 @@ class AuditUnavailable(CloisterError):
     """The event could not be recorded, so no answer may be given. Transient."""
 
 
+class LogAltered(CloisterError):
+    """The log no longer holds what was signed outside of it. Permanent: somebody rewrote it."""
+
+
+class CheckpointInvalid(CloisterError):
+    """A checkpoint, an export or a public key is not what the appliance wrote. Permanent."""
+
+
 class StorageCorrupt(CloisterError):
     """A stored object is missing, was altered, or was sealed with another key. Permanent."""
 
 
 class ModelRefused(CloisterError):
     """A model's files are missing, altered or of a refused format. Permanent."""
-
-
-class BudgetExceeded(CloisterError):
-    """The privacy budget does not allow this training; it must not begin. Permanent."""
-
-
-class SecondPersonNeeded(CloisterError):
-    """A budget is raised by a proposal and the approval of somebody else. Permanent."""
-
-
-class CertificateRefused(CloisterError):
-    """What is claimed of a training contradicts the ledger, a cross-check or an attack."""
 
 
 class NameTaken(CloisterError):

@@ -10,6 +10,7 @@ from django.views.decorators.http import require_POST
 from appliance.admin.base import PURPOSE, ReadOnlyAdmin, in_context, rendered
 from appliance.web.purpose import actor_of
 from retrieval import audit
+from retrieval.audit import outside
 from retrieval.models import AuditEvent, Kind, Purpose
 
 SUMMARY_CHARS = 90
@@ -104,21 +105,29 @@ class AuditEventAdmin(ReadOnlyAdmin):
         )
 
     def verify_view(self, request: HttpRequest) -> HttpResponseRedirect:
-        """Recompute the chain and say where it breaks, if it does."""
+        """Recompute chain and tree, hold them against the checkpoints kept outside."""
         if not self.has_view_permission(request):
             messages.error(request, "You may not read the log.")
             return redirect("admin:index")
         with in_context(request):
-            verification = audit.verify()
+            verification = audit.verify(outside.configured())
         audit.record(
             Kind.AUDIT_VERIFIED,
             actor=actor_of(request),
             purpose=PURPOSE,
             entries=verification.entries,
             first_wrong=verification.first_wrong,
+            checkpoint=verification.checkpoint,
         )
         if verification.holds:
-            messages.success(request, f"{verification.entries} entries, the chain holds.")
+            held = f"{verification.entries} entries, the chain holds."
+            messages.success(request, f"{held} {against(verification)}")
         else:
             messages.error(request, f"Entry {verification.first_wrong}: {verification.problem}.")
         return redirect("admin:retrieval_auditevent_changelist")
+
+
+def against(verification: audit.Verification) -> str:
+    if not verification.checkpoint:
+        return "No checkpoint outside the database was there to hold against it."
+    return f"Its first {verification.checkpoint} are those of the checkpoint outside."

@@ -63,6 +63,9 @@ def _worker(name: str, queues: str) -> Program:
     return Program(name, (sys.executable, "-m", "celery", *arguments))
 
 
+CHECKPOINTS_EVERY_S = 300
+"""How much of the log a superuser of the database could rewrite unseen: what is younger."""
+
 QUERY_WORKERS = (_worker("query", "query"),)
 INGEST_WORKERS = (
     _worker("deidentify-1", "deidentify"),
@@ -71,6 +74,11 @@ INGEST_WORKERS = (
     Program("reconcile", (sys.executable, "manage.py", "reconcile")),
 )
 WORKERS = QUERY_WORKERS + INGEST_WORKERS
+CHECKPOINTS = Program(
+    "checkpoint",
+    (sys.executable, "manage.py", "audit", "checkpoint", "--every", str(CHECKPOINTS_EVERY_S)),
+    database_role="web",
+)
 
 
 def web(port: int) -> Program:

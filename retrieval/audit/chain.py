@@ -1,79 +1,115 @@
+"""Whether the log is as it was written: by its own chain, and by what was signed outside."""
+
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC
 
 from django.db import connection
 
-from retrieval.models import AuditEvent
+from retrieval.audit.checkpoint import Checkpoint
+from retrieval.audit.entries import Entry, stored
+from retrieval.audit.merkle import Tree
+from retrieval.audit.outside import Outside
 
 GENESIS = hashlib.sha256(b"cloister audit log").digest()
-PAGE_SIZE = 5000
 
 
 @dataclass(frozen=True)
 class Verification:
-    """`first_wrong` is the number of the first entry that is not as it was written, or None."""
+    """`first_wrong` is the number of the first entry that is not as it was written, or None.
+
+    `last_possible` is another number where only a head speaks against the entries: the first wrong
+    one is among `first_wrong` to `last_possible`. `checkpoint` is the size of the largest
+    outside checkpoint that was held against the log (0: none).
+    """
 
     entries: int
     head: bytes
     first_wrong: int | None
     problem: str
+    checkpoint: int = 0
+    root: bytes = b""
+    last_possible: int | None = None
 
     @property
     def holds(self) -> bool:
         return self.first_wrong is None
 
 
-def entry_hash(event: AuditEvent) -> bytes:
-    """SHA-256 over the previous entry's hash and this entry's fields, one to a line.
+def verify(outside: Outside | None = None) -> Verification:
+    """Recompute chain and tree from the first entry, inside `acting_as` who may read the log.
 
-    The same as `cloister_audit_append` (migration 0002) computes when it writes.
-    """
-    lines = [
-        str(event.number),
-        event.occurred_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        event.kind,
-        "" if event.actor_id is None else str(event.actor_id),
-        event.purpose,
-        event.details,
-    ]
-    return hashlib.sha256(bytes(event.previous_hash) + "\n".join(lines).encode()).digest()
-
-
-def verify() -> Verification:
-    """Recompute the chain from its first entry, inside `acting_as` somebody who may read the log.
-
-    Finds an edited, deleted, inserted or moved entry, and a tail cut off without its head.
+    By itself the chain finds an edited, deleted, inserted or moved entry, and a tail cut off
+    without its head. Against `outside` it finds them where chain and head were recomputed, too.
     """
     # The head is read first: entries that are appended meanwhile come after it.
     with connection.cursor() as cursor:
         cursor.execute("SELECT number, entry_hash FROM retrieval_audithead")
-        head_number, head_hash = cursor.fetchone() or (0, GENESIS)
-    entries, previous = 0, GENESIS
-    for event in _events():
-        if problem := _problem(event, entries + 1, previous):
-            return Verification(entries, previous, entries + 1, problem)
-        entries, previous = entries + 1, bytes(event.entry_hash)
-        if entries == head_number and previous != bytes(head_hash):
-            return Verification(entries, previous, entries, "the log's head does not match it")
-    if entries < head_number:
-        return Verification(entries, previous, entries + 1, "the log was cut off here")
-    return Verification(entries, previous, None, "")
+        number, entry_hash = cursor.fetchone() or (0, GENESIS)
+    return verify_entries(stored(), outside or Outside(), head=(number, bytes(entry_hash)))
 
 
-def _problem(event: AuditEvent, expected_number: int, previous: bytes) -> str:
-    if event.number != expected_number:
+def verify_entries(
+    entries: Iterable[Entry], outside: Outside, *, head: tuple[int, bytes] | None = None
+) -> Verification:
+    """The same for entries from anywhere; `head`: number and hash of the last, where known."""
+    kept, pending = outside.tree, list(outside.checkpoints)
+    tree, previous, agreed = Tree(), GENESIS, 0
+
+    def wrong(number: int, problem: str, last_possible: int | None = None) -> Verification:
+        return Verification(
+            tree.size, previous, number, problem, outside.size, tree.root(), last_possible
+        )
+
+    while pending and pending[0].size == 0:
+        pending.pop(0)
+    for entry in entries:
+        number = tree.size + 1
+        leaf = entry.leaf()
+        if number <= kept.size and leaf != kept.leaf(tree.size):
+            return wrong(number, _against_kept(entry, number))
+        if problem := _problem(entry, number, previous):
+            return wrong(number, problem)
+        tree.append(leaf)
+        previous = entry.entry_hash
+        while pending and pending[0].size == number:
+            if tree.root() != pending[0].root:
+                return _between(agreed, pending[0], tree, previous, outside.size)
+            agreed = pending.pop(0).size
+        if head is not None and number == head[0] and previous != head[1]:
+            return wrong(number, "the log's head does not match it")
+    known = max(outside.size, 0 if head is None else head[0])
+    if tree.size < known:
+        return wrong(tree.size + 1, "the log was cut off here")
+    return Verification(tree.size, previous, None, "", outside.size, tree.root())
+
+
+def _between(
+    agreed: int, checkpoint: Checkpoint, tree: Tree, previous: bytes, held: int
+) -> Verification:
+    """A head that does not match, and no hashes of single entries to say more."""
+    return Verification(
+        tree.size,
+        previous,
+        agreed + 1,
+        f"it, or one up to {checkpoint.size}, is not what the checkpoint was signed over",
+        held,
+        tree.root(),
+        checkpoint.size,
+    )
+
+
+def _against_kept(entry: Entry, number: int) -> str:
+    if entry.number != number:
         return "this entry is missing"
-    if bytes(event.previous_hash) != previous:
+    return "it is not the entry that the checkpoint was signed over"
+
+
+def _problem(entry: Entry, expected_number: int, previous: bytes) -> str:
+    if entry.number != expected_number:
+        return "this entry is missing"
+    if entry.previous_hash != previous:
         return "it does not follow its predecessor"
-    if bytes(event.entry_hash) != entry_hash(event):
+    if entry.entry_hash != entry.chained():
         return "it is not as it was written"
     return ""
-
-
-def _events() -> Iterator[AuditEvent]:
-    last = 0
-    while page := list(AuditEvent.objects.filter(number__gt=last).order_by("number")[:PAGE_SIZE]):
-        yield from page
-        last = page[-1].number

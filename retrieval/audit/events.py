@@ -8,9 +8,12 @@ from retrieval import keys
 from retrieval.errors import AuditUnavailable
 from retrieval.models import Kind, User
 
-WRITE_TIMEOUT_S = 4
+WRITE_TIMEOUT_S = 2
 
-type_of_detail = str | int | float | bool | None | UUID | Sequence[UUID] | Sequence[str]
+
+type_of_detail = (
+    str | int | float | bool | None | UUID | Sequence[UUID] | Sequence[str] | Sequence[int]
+)
 
 
 def record(kind: Kind, *, actor: User | None, purpose: str = "", **details: type_of_detail) -> int:
@@ -23,11 +26,24 @@ def record(kind: Kind, *, actor: User | None, purpose: str = "", **details: type
     """
     try:
         with transaction.atomic(durable=True):
-            with connection.cursor() as cursor:
-                cursor.execute(f"SET LOCAL statement_timeout = '{WRITE_TIMEOUT_S}s'")
+            _limit_waiting()
             return _append(kind, actor, purpose, details)
     except (DatabaseError, InterfaceError) as error:
         raise AuditUnavailable(f"event {kind} could not be recorded") from error
+
+
+def require_writable() -> None:
+    """Raise AuditUnavailable unless an entry could be written now. Nothing is.
+
+    For what is handed out on the word of an entry that was written before.
+    """
+    try:
+        with transaction.atomic(durable=True):
+            _limit_waiting()
+            _append(Kind.AUDIT_READ, None, "", {})
+            transaction.set_rollback(True)
+    except (DatabaseError, InterfaceError) as error:
+        raise AuditUnavailable("the log cannot be written") from error
 
 
 def record_in_transaction(
@@ -39,6 +55,11 @@ def record_in_transaction(
     with connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL lock_timeout = '{WRITE_TIMEOUT_S}s'")
     return _append(kind, actor, purpose, details)
+
+
+def _limit_waiting() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL statement_timeout = '{WRITE_TIMEOUT_S}s'")
 
 
 def _append(

@@ -19,21 +19,21 @@ class Kind(models.TextChoices):
     COLLECTION_CHANGED = "collection.changed", "Collection changed"
     PROFILE_CHANGED = "profile.changed", "Privacy profile changed"
     ENCODER_CHANGED = "encoder.changed", "Encoder changed"
-    BUDGET_CHANGED = "budget.changed", "Privacy budget changed"
-    BUDGET_RESERVED = "budget.reserved", "Privacy budget reserved"
-    BUDGET_SETTLED = "budget.settled", "Privacy budget settled"
-    BUDGET_VOIDED = "budget.voided", "Privacy budget charged in full"
-    BUDGET_REFUSED = "budget.refused", "Privacy budget refused"
-    BUDGET_READ = "budget.read", "Privacy budgets read"
-    MODEL_CERTIFIED = "model.certified", "Model certified"
-    MODEL_REFUSED = "model.refused", "Model refused"
-    CERTIFICATE_READ = "certificate.read", "Certificates read"
     USER_CHANGED = "user.changed", "User changed"
     SIGNED_IN = "session.signed_in", "Signed in"
     SIGN_IN_FAILED = "session.sign_in_failed", "Sign-in failed"
     SIGNED_OUT = "session.signed_out", "Signed out"
     AUDIT_VERIFIED = "audit.verified", "Log verified"
     AUDIT_READ = "audit.read", "Log read"
+    AUDIT_EXPORTED = "audit.exported", "Log exported"
+    AUDIT_CHECKPOINT = "audit.checkpoint", "Checkpoint taken"
+    PAGE_SERVED = "page.served", "Page served"
+    PAGE_DENIED = "page.denied", "Page denied"
+
+
+def kinds() -> list[tuple[str, str]]:
+    """By name, so that a further kind is no migration."""
+    return Kind.choices
 
 
 class AuditEvent(models.Model):
@@ -45,7 +45,7 @@ class AuditEvent(models.Model):
 
     number = models.BigIntegerField(primary_key=True)
     occurred_at = models.DateTimeField()
-    kind = models.CharField(max_length=40, choices=Kind.choices)
+    kind = models.CharField(max_length=40, choices=kinds)
     actor = models.ForeignKey(
         "retrieval.User", null=True, on_delete=models.DO_NOTHING, db_constraint=False
     )

@@ -93,7 +93,7 @@ def test_the_proxy_reaches_the_web_side_and_nothing_behind_it() -> None:
 def test_the_key_of_the_store_is_with_those_who_open_it() -> None:
     holders = {n for n, s in SERVICES.items() if "key_encryption_key" in s.get("secrets", [])}
     workers = {"deidentify", "query", "encode", "query-gpu", "encode-gpu"}
-    assert holders == workers | {"web", "tools"}
+    assert holders == workers | {"web", "tools", "checkpoint"}
 
 
 def test_the_owners_password_is_with_the_one_who_migrates() -> None:
@@ -134,3 +134,9 @@ def test_the_secrets_are_files_that_make_secrets_makes() -> None:
     for name, secret in COMPOSE["secrets"].items():
         assert secret == {"file": "${CLOISTER_SECRETS:-./secrets}/" + name}
         assert f"put {name} " in script
+
+
+def test_the_database_does_not_reach_the_checkpoints() -> None:
+    holders = {n for n, s in SERVICES.items() if "/data/checkpoints" in str(s.get("volumes"))}
+    assert holders == {"checkpoint", "tools", "web"}
+    assert str(SERVICES["web"]["volumes"]).count("/data/checkpoints:ro") == 1

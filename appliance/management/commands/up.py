@@ -28,7 +28,8 @@ class Command(BaseCommand):
             with supervisor.running(var, serves=True) as appliance:
                 password = first_administrators_password()
                 connection.close()
-                for program in (supervisor.web(port), *supervisor.WORKERS):
+                programs = (supervisor.web(port), *supervisor.WORKERS, supervisor.CHECKPOINTS)
+                for program in programs:
                     appliance.start(program)
                 appliance.wait_for_web(port)
                 self.say(f"Cloister answers on http://127.0.0.1:{port}/ (data in {var})")
