@@ -198,4 +198,10 @@ PROTECTED_TABLES = [
     "retrieval_work",
     "retrieval_embedding",
     "retrieval_auditevent",
+    "retrieval_budget",
+    "retrieval_budgetproposal",
+    "retrieval_reservation",
+    "retrieval_subjectgroup",
+    "retrieval_subjectgroupmember",
+    "retrieval_certificate",
 ]

@@ -95,6 +95,18 @@ class ModelRefused(CloisterError):
     """A model's files are missing, altered or of a refused format. Permanent."""
 
 
+class BudgetExceeded(CloisterError):
+    """The privacy budget does not allow this training; it must not begin. Permanent."""
+
+
+class SecondPersonNeeded(CloisterError):
+    """A budget is raised by a proposal and the approval of somebody else. Permanent."""
+
+
+class CertificateRefused(CloisterError):
+    """What is claimed of a training contradicts the ledger, a cross-check or an attack."""
+
+
 class NameTaken(CloisterError):
     """There is one of that name already; nothing was changed."""
 

@@ -1,6 +1,17 @@
 """The tables. One file per subject; what each column means stands beside it."""
 
 from retrieval.models.audit import AuditEvent, Kind
+from retrieval.models.budget import (
+    Budget,
+    BudgetProposal,
+    Charge,
+    Outcome,
+    Reservation,
+    SubjectGroup,
+    SubjectGroupMember,
+    Unit,
+)
+from retrieval.models.certificate import Certificate
 from retrieval.models.collection import Collection, PrivacyProfile
 from retrieval.models.embedding import Embedding, EncoderVersion
 from retrieval.models.grant import Grant, Purpose, Role
@@ -10,6 +21,10 @@ from retrieval.models.work import Stage, Work
 
 __all__ = [
     "AuditEvent",
+    "Budget",
+    "BudgetProposal",
+    "Certificate",
+    "Charge",
     "Collection",
     "Embedding",
     "EncoderVersion",
@@ -17,12 +32,17 @@ __all__ = [
     "Image",
     "ImportBatch",
     "Kind",
+    "Outcome",
     "PrivacyProfile",
     "Purpose",
+    "Reservation",
     "Role",
     "Stage",
     "State",
     "Subject",
+    "SubjectGroup",
+    "SubjectGroupMember",
+    "Unit",
     "User",
     "Work",
 ]

@@ -12,6 +12,13 @@ class EncoderVersion(models.Model):
     source = models.CharField(
         max_length=500, blank=True, help_text="Folder of the weights; empty: ships with Cloister."
     )
+    base = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        help_text="The encoder it was trained from, on a collection's images.",
+    )
     epsilon = models.FloatField(null=True, blank=True)
     delta = models.FloatField(null=True, blank=True)
     live = models.BooleanField(default=False)
@@ -26,6 +33,11 @@ class EncoderVersion(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def learned_from_images(self) -> bool:
+        """It was trained on pictures of the appliance's own and must not tell of them."""
+        return self.base_id is not None or self.epsilon is not None
 
 
 class Embedding(models.Model):

@@ -75,6 +75,10 @@ def test_functions_are_open_to_those_who_need_them_only(superuser: Connection) -
         ("cloister_audit_append", "cloister_worker"),
         ("cloister_granted", "cloister_web"),
         ("cloister_may_read_log", "cloister_web"),
+        ("cloister_may", "cloister_web"),
+        ("cloister_set_budget", "cloister_web"),
+        ("cloister_approve_raise", "cloister_web"),
+        ("cloister_lock_budget", "cloister_worker"),
     }
 
 

@@ -7,7 +7,7 @@ from retrieval.models import audit
 
 
 class Migration(migrations.Migration):
-    dependencies = [("retrieval", "0003_first_rows")]
+    dependencies = [("retrieval", "0004_budget")]
 
     operations = [
         migrations.AlterField(
