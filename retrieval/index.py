@@ -16,7 +16,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from pgvector import HalfVector
 from psycopg import sql
 
-from retrieval import access, audit
+from retrieval import access, audit, certificates
 from retrieval.errors import EncoderUnavailable, ModelRefused, NotDeidentified
 from retrieval.models import Collection, Embedding, EncoderVersion, Image, Kind, State
 
@@ -34,12 +34,23 @@ class Neighbour:
 
 
 def register_encoder(
-    *, name: str, digest: str, dimensions: int, licence: str, source: str = ""
+    *,
+    name: str,
+    digest: str,
+    dimensions: int,
+    licence: str,
+    source: str = "",
+    base: EncoderVersion | None = None,
+    epsilon: float | None = None,
+    delta: float | None = None,
 ) -> EncoderVersion:
     """The row of an encoder; the first one ever goes live. Running twice leaves one row.
 
-    Raises ModelRefused where the name is taken by other weights: their vectors do not compare.
+    `base`, `epsilon` and `delta` are those of one that was trained on images here: it goes live
+    by `switch` only. Raises ModelRefused where the name is taken by other weights: their vectors
+    do not compare.
     """
+    learned_from_images = base is not None or epsilon is not None
     version, _ = EncoderVersion.objects.get_or_create(
         name=name,
         defaults={
@@ -47,10 +58,19 @@ def register_encoder(
             "dimensions": dimensions,
             "licence": licence,
             "source": source,
-            "live": not EncoderVersion.objects.filter(live=True).exists(),
+            "base": base,
+            "epsilon": epsilon,
+            "delta": delta,
+            "live": not learned_from_images
+            and not EncoderVersion.objects.filter(live=True).exists(),
         },
     )
-    if version.digest != digest or version.dimensions != dimensions:
+    privacy = (version.base_id, version.epsilon, version.delta)
+    if (
+        version.digest != digest
+        or version.dimensions != dimensions
+        or privacy != (base and base.pk, epsilon, delta)
+    ):
         raise ModelRefused(f"encoder {version.pk} was registered with other weights")
     return version
 
@@ -67,8 +87,10 @@ def switch(encoder: EncoderVersion) -> None:
     """Let `encoder` answer queries from now on, in one step; the one before can be switched back.
 
     As a worker's role. Raises ModelRefused where an indexed image has no vector of it yet: it
-    would silently not be found.
+    would silently not be found; and where it was trained on images without a valid certificate.
     """
+    encoder = EncoderVersion.objects.get(pk=encoder.pk)
+    certificates.require_certified(encoder)
     if missing := count_without_vector(encoder):
         raise ModelRefused(f"{missing} indexed images have no vector of that encoder: fill it")
     with transaction.atomic():
