@@ -111,5 +111,9 @@ class NameTaken(CloisterError):
     """There is one of that name already; nothing was changed."""
 
 
+class QueriesUnreadable(CloisterError):
+    """A file of judged queries is not one. Permanent."""
+
+
 class ServicesUnavailable(CloisterError):
     """The database or broker cannot be started or reached. Transient once the cause is gone."""

@@ -157,11 +157,17 @@ def vector_of(image: Image, *, encoder: EncoderVersion) -> np.ndarray | None:
 
 
 def nearest(
-    vector: np.ndarray, *, within: Sequence[int], encoder: EncoderVersion, limit: int
+    vector: np.ndarray,
+    *,
+    within: Sequence[int],
+    encoder: EncoderVersion,
+    limit: int,
+    exact: bool = False,
 ) -> list[Neighbour]:
     """The `limit` images nearest to `vector` by cosine, nearest first, inside `access.acting_as`.
 
     `within`: ids of the permitted collections. Never fewer than `limit` where there are as many.
+    `exact`: read every permitted row, which is what the index is measured against.
     """
     if not within or limit < 1:
         return []
@@ -178,12 +184,12 @@ def nearest(
         "SELECT image_id, collection_id, {distance} AS distance {rows} ORDER BY distance LIMIT {k}"
     ).format(distance=distance, rows=rows, k=sql.Literal(limit))
     with connection.cursor() as cursor:
-        _choose_path(cursor, rows, limit)
+        _choose_path(cursor, rows, limit, exact=exact)
         cursor.execute(query)
         return [Neighbour(*row) for row in cursor.fetchall()]
 
 
-def _choose_path(cursor: CursorWrapper, rows: sql.Composed, limit: int) -> None:
+def _choose_path(cursor: CursorWrapper, rows: sql.Composed, limit: int, *, exact: bool) -> None:
     """Plan this transaction's next scan. The choice depends on permitted rows alone."""
     cursor.execute(
         sql.SQL("SELECT count(*) FROM (SELECT 1 {rows} LIMIT {n}) AS permitted").format(
@@ -191,9 +197,10 @@ def _choose_path(cursor: CursorWrapper, rows: sql.Composed, limit: int) -> None:
         )
     )
     (permitted,) = cursor.fetchone()
-    if permitted <= EXACT_SCAN_ROWS:
+    if exact or permitted <= EXACT_SCAN_ROWS:
         cursor.execute("SET LOCAL enable_indexscan = off")
         return
+    cursor.execute("SET LOCAL enable_indexscan = on")
     # Twice the wanted rows keeps recall; the iterative scan goes on where a page of dead rows
     # or a limit beyond ef_search would leave fewer than are there.
     cursor.execute(f"SET LOCAL hnsw.ef_search = {min(max(100, 2 * limit), MAX_EF_SEARCH)}")

@@ -7,6 +7,7 @@ class Kind(models.TextChoices):
     SEARCH_SERVED = "search.served", "Search served"
     SEARCH_DENIED = "search.denied", "Search denied"
     SEARCH_FAILED = "search.failed", "Search failed"
+    SEARCH_EVALUATED = "search.evaluated", "Search evaluated"
     IMAGE_VIEWED = "image.viewed", "Image viewed"
     IMAGE_DENIED = "image.denied", "Image denied"
     IMAGES_LISTED = "images.listed", "Images listed"

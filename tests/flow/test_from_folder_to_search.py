@@ -167,6 +167,16 @@ def test_a_collection_without_a_grant_gives_no_hit_to_any_kind_of_query(
         search("a", "cat", collection=["Sealed"])
 
 
+def test_an_evaluation_asks_the_real_encoder(report: Any, tmp_path: Path) -> None:
+    queries = tmp_path / "queries.tsv"
+    queries.write_text("query\trelevant\na cat\tchelsea.png\na rocket launch\trocket.jpg\n")
+
+    (model,) = run("evaluate", queries=queries, collection=["Photographs"])["models"]
+
+    assert (model["model"], model["queries"]) == ("cloister-embedded", 2)
+    assert model["recall@5"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "options"),
     [

