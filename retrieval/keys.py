@@ -120,6 +120,14 @@ def keyed_hash(text: str, *, use: str) -> str:
     return hmac.new(_derived(use), text.encode(), hashlib.sha256).hexdigest()
 
 
+def dicom_key() -> bytes:
+    """The key that maps the identifiers of DICOM objects, the same for the whole appliance.
+
+    Studies of one patient that arrive through two collections still fit together outside.
+    """
+    return _derived("dicom identifiers")
+
+
 def signing_key() -> Ed25519PrivateKey:
     """The appliance's signature (RFC 8032): the same for as long as the key file is the same."""
     return Ed25519PrivateKey.from_private_bytes(_derived("signatures"))

@@ -1,0 +1,266 @@
+"""What is left of a header: table E.1-1 row by row, and the places that no table names."""
+
+import io
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as basic
+from pydicom import DataElement, Dataset, dcmwrite
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+from pydicom.sequence import Sequence
+from pydicom.uid import UID as UI
+
+from retrieval.errors import Reason, Rejected
+from tests.decode import samples
+from workers.deidentify.dicom import header
+from workers.deidentify.dicom.mapping import Mapping, Patient
+from workers.deidentify.dicom.table import Action
+from workers.deidentify.dicom.words import GONE
+
+MAPPING = Mapping(b"k" * 32)
+PLANTED = "Xaverine Quux"
+UID = "1.2.3.4.5.6789.1"
+VALUES: dict[str, Any] = {
+    "PN": "Quux^Xaverine",
+    "DA": "20191231",
+    "DT": "20191231235959.5+0100",
+    "TM": "235959",
+    "UI": UID,
+    "AS": "047Y",
+    "CS": "XAVERINE QUUX",
+    "AE": "XAVERINE QUUX",
+    "UR": "https://quux.example/xaverine",
+    **dict.fromkeys(("DS", "IS", "FD", "FL", "SL", "SS", "UL", "US", "UV", "SV"), 4711),
+    **dict.fromkeys(("OB", "OW", "UN"), b"Xaverine Quux "),
+}
+ISSUER_OF_PATIENT_ID = (0x0010, 0x0021)  # it would make another patient of this one
+ROWS = [row for row in basic.ALL_TAGS if len(row) == 2]
+
+
+def patient() -> Dataset:
+    dataset = Dataset()
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    dataset.SOPInstanceUID = "1.2.3.4.5.1"
+    dataset.PatientName = "Quux^Xaverine"
+    dataset.PatientID = "HX-90210"
+    dataset.Rows = dataset.Columns = 16
+    return dataset
+
+
+def cleaned(dataset: Dataset) -> Dataset:
+    return header.deidentified_header(dataset, MAPPING, pixels_cleaned=False)[0]
+
+
+def reread(dataset: Dataset) -> Dataset:
+    out = io.BytesIO()
+    dcmwrite(out, dataset, implicit_vr=False, little_endian=True, enforce_file_format=False)
+    return header.read(out.getvalue())
+
+
+def ct() -> Dataset:
+    return header.read(samples.dicom("CT_small.dcm"))
+
+
+def stand_in() -> Patient:
+    return MAPPING.patient(patient())
+
+
+def of_row(row: tuple[int, int]) -> DataElement:
+    tag = row[0] << 16 | row[1]
+    representation = dictionary_VR(tag) if dictionary_has_tag(tag) else "LO"
+    if representation == "SQ":
+        item = Dataset()
+        item.PersonName, item.CodeMeaning = "Quux^Xaverine", PLANTED
+        item.ReferencedSOPInstanceUID = UID
+        return DataElement(tag, "SQ", Sequence([item]))
+    return DataElement(tag, representation, VALUES.get(representation, PLANTED))
+
+
+@cache
+def object_of_all_rows() -> Dataset:
+    dataset = patient()
+    for row in ROWS:
+        if row[0] << 16 | row[1] not in dataset and row != ISSUER_OF_PATIENT_ID:
+            dataset.add(of_row(row))
+    return cleaned(dataset)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]:04X},{row[1]:04X}")
+def test_each_row_of_table_e_1_1_shows_its_action(row: tuple[int, int]) -> None:
+    tag = row[0] << 16 | row[1]
+    left = object_of_all_rows().get(tag)
+
+    for planted in ("quux", "xaverine", "90210", UID):
+        assert planted not in str(left).lower()
+    if keyword_for_tag(tag) in ("PatientID", "PatientName"):
+        assert left.value == stand_in().pseudonym
+    elif row in basic.X_TAGS:
+        assert (
+            left is None or left.VR in ("DA", "DT", "TM") or left.value == GONE or left.VR == "SQ"
+        )
+    elif row in basic.U_TAGS and row[0] > 2 and left.keyword != "SOPInstanceUID":
+        assert left.value == MAPPING.uid(UID)
+    elif row in basic.D_TAGS:
+        assert left is not None
+        assert left.value
+    if left is not None and left.VR == "DA" and left.value:
+        assert left.value != "20191231"
+
+
+def test_the_actions_are_counted() -> None:
+    dataset = patient()
+    dataset.StudyDate = "20200101"
+    dataset.PatientAddress = "1 Main Street"
+
+    _, counts = header.deidentified_header(dataset, MAPPING, pixels_cleaned=False)
+
+    assert counts[Action.SHIFT] == 1
+    assert counts[Action.MAP_PATIENT] == 2
+
+
+def test_dates_move_by_the_same_days_in_every_study_of_a_patient() -> None:
+    first, second, other = patient(), patient(), patient()
+    first.StudyDate, second.StudyDate, other.StudyDate = "20200101", "20200111", "20200101"
+    first.AcquisitionDateTime = "20200101120000.25+0200"
+    other.PatientID = "another"
+
+    one, two, three = cleaned(first), cleaned(second), cleaned(other)
+
+    shift = stand_in().offset_days
+    assert shift != 0
+    assert int(two.StudyDate) != int(one.StudyDate)
+    assert one.StudyDate != "20200101"
+    assert one.AcquisitionDateTime == f"{one.StudyDate}120000.25+0200"
+    assert three.StudyDate != one.StudyDate
+    assert one.PatientID == two.PatientID != three.PatientID
+
+
+def test_what_stands_deep_in_sequences_is_cleaned() -> None:
+    inner, middle, dataset = Dataset(), Dataset(), patient()
+    inner.PatientName, inner.ReferencedSOPInstanceUID = "Quux^Xaverine", UID
+    inner.TextValue = "Seen by Dr. Albert Frost on 2020-02-03 for Xaverine"
+    middle.ContentSequence = [inner]
+    dataset.ContentSequence = [middle]
+
+    (item,) = cleaned(dataset).ContentSequence[0].ContentSequence
+
+    assert item.PatientName == stand_in().pseudonym
+    assert item.ReferencedSOPInstanceUID == MAPPING.uid(UID)
+    assert item.TextValue == "Seen by on for"
+
+
+def test_private_elements_go_but_for_numbers_on_the_safe_list() -> None:
+    dataset = patient()
+    block = dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+    block.add_new(0x0C, "IS", "1000")
+    block.add_new(0x0E, "LO", PLANTED)
+    dataset.private_block(0x0029, "QUUX", create=True).add_new(1, "UN", b"Xaverine")
+
+    private = [element for element in cleaned(dataset) if element.tag.is_private]
+
+    assert [str(element.value) for element in private] == ["SIEMENS MR HEADER", "1000"]
+
+
+def test_overlays_curves_icons_and_unknown_elements_go() -> None:
+    dataset, icon = patient(), Dataset()
+    icon.PixelData = b"Xaverine"
+    dataset.IconImageSequence = [icon]
+    dataset.add_new(0x60003000, "OW", b"Xaverine")
+    dataset.add_new(0x60024000, "LT", PLANTED)
+    dataset.add_new(0x50003000, "OW", b"Xaverine")
+    dataset.add_new(0x00091234, "UN", b"Xaverine")
+    dataset.add_new(0x00080F0F, "LO", PLANTED)
+    dataset.add_new(0xFFFCFFFC, "OB", b"Xaverine")
+
+    result = cleaned(dataset)
+
+    left = {element.keyword for element in result if element.keyword not in dataset}
+    assert left == {
+        "SpecificCharacterSet",
+        "PatientIdentityRemoved",
+        "DeidentificationMethod",
+        "DeidentificationMethodCodeSequence",
+        "LongitudinalTemporalInformationModified",
+    }
+    assert "IconImageSequence" not in result
+
+
+def test_preamble_and_file_meta_information_are_ours() -> None:
+    source = ct()
+    source.preamble = b"Xaverine" * 16
+    source.file_meta.SourceApplicationEntityTitle = "XAVERINE"
+    source.file_meta.PrivateInformationCreatorUID = UI(UID)
+    source.file_meta.PrivateInformation = b"Xaverine"
+
+    written = header.write(cleaned(source))
+
+    assert written[:128] == b"\0" * 128
+    assert b"XAVERINE" not in written.upper()
+    meta = header.read(written).file_meta
+    assert meta.MediaStorageSOPInstanceUID == MAPPING.uid(source.SOPInstanceUID)
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["ISO 2022 IR 6", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+        ("ISO_IR 144", "Люкceмбypг"),
+        ("GB18030", "Wang^XiaoDong=王^小东"),
+    ],
+)
+def test_names_in_other_scripts_are_found_in_text(charset: Any, name: str) -> None:
+    dataset = patient()
+    dataset.SpecificCharacterSet = charset
+    dataset.PatientName = name
+    last = re.split(r"[=^]", name)[-1]
+    dataset.ImageComments = f"CT {last} abdomen"
+
+    result = header.read(header.write(cleaned(reread(dataset))))
+
+    assert last not in str(result.ImageComments)
+    assert "abdomen" in result.ImageComments
+    assert result.PatientName == stand_in().pseudonym
+
+
+def test_a_second_run_leaves_our_own_object_as_it_is() -> None:
+    once = cleaned(ct())
+    header.seal(once, MAPPING)
+    written = header.write(once)
+
+    again, counts = header.deidentified_header(header.read(written), MAPPING, pixels_cleaned=False)
+
+    assert counts == {}
+    assert header.write(again) == written
+
+
+def test_a_seal_that_was_copied_onto_something_else_counts_for_nothing() -> None:
+    once = cleaned(ct())
+    header.seal(once, MAPPING)
+    once.ImageComments = "Xaverine Quux, MRN: 4711"
+
+    assert not header.is_sealed(once, MAPPING)
+    assert "4711" not in cleaned(once).ImageComments
+
+
+def test_a_document_is_rejected() -> None:
+    dataset = patient()
+    del dataset.Rows
+    dataset.EncapsulatedDocument = b"%PDF Xaverine "
+
+    with pytest.raises(Rejected) as refused:
+        cleaned(dataset)
+    assert refused.value.reason is Reason.NO_PIXELS
+
+
+def test_an_object_nested_beyond_measure_is_rejected() -> None:
+    dataset = patient()
+    for _ in range(header.MAX_DEPTH + 2):
+        outer = patient()
+        outer.ContentSequence = [dataset]
+        dataset = outer
+
+    with pytest.raises(Rejected):
+        cleaned(dataset)

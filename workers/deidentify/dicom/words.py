@@ -1,0 +1,246 @@
+"""Take a patient's identifiers out of free text: those we know, and what looks like one.
+
+Known are the values of the data set's identifying elements, wherever they stand. What looks like
+one needs no dictionary: dates, telephone numbers, addresses, UIDs, numbers announced as such, and
+capitalised words behind a title. Measurements and anatomy stay.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pydicom import DataElement, Dataset
+
+GONE = "REMOVED"
+"""Stands where nothing else is left, since some attributes must not be empty."""
+
+_MIN_NAME = 2
+_MIN_NUMBER = 4
+_MAX_KNOWN = 2000
+
+_IDENTIFYING = frozenset(
+    {
+        "AccessionNumber",
+        "AdmissionID",
+        "BranchOfService",
+        "ClinicalTrialSubjectID",
+        "ClinicalTrialSubjectReadingID",
+        "CountryOfResidence",
+        "CurrentPatientLocation",
+        "DeviceSerialNumber",
+        "FillerOrderNumberImagingServiceRequest",
+        "InstitutionAddress",
+        "InstitutionName",
+        "InstitutionalDepartmentName",
+        "InsurancePlanIdentification",
+        "IssuerOfPatientID",
+        "MedicalRecordLocator",
+        "OtherPatientIDs",
+        "PatientAddress",
+        "PatientID",
+        "PatientInstitutionResidence",
+        "PatientTelecomInformation",
+        "PatientTelephoneNumbers",
+        "PerformedProcedureStepID",
+        "PersonAddress",
+        "PersonTelecomInformation",
+        "PersonTelephoneNumbers",
+        "PlacerOrderNumberImagingServiceRequest",
+        "ReferringPhysicianAddress",
+        "ReferringPhysicianTelephoneNumbers",
+        "RegionOfResidence",
+        "RequestedProcedureID",
+        "RequestingService",
+        "ResponsibleOrganization",
+        "ScheduledProcedureStepID",
+        "ServiceEpisodeID",
+        "SpecimenAccessionNumber",
+        "StationName",
+        "StudyID",
+        "VerifyingOrganization",
+    }
+)
+# Their parts are words of the language: only the whole value is looked for.
+_WHOLE_ONLY = frozenset(
+    {
+        "BranchOfService",
+        "CountryOfResidence",
+        "CurrentPatientLocation",
+        "InstitutionalDepartmentName",
+        "InsurancePlanIdentification",
+        "RegionOfResidence",
+        "RequestingService",
+        "StationName",
+    }
+)
+# In names and addresses of institutions these say what, not who or where.
+_COMMON = frozenset(
+    {"the", "and", "of", "for", "dr", "mr", "mrs", "ms", "miss", "prof", "md", "phd", "rn", "rt"}
+    | {"jr", "sr", "ii", "iii", "von", "van", "de", "der", "den", "del", "da", "di", "la", "le"}
+    | {"el", "st", "saint", "hospital", "clinic", "clinical", "center", "centre", "medical"}
+    | {"imaging", "radiology", "department", "institute", "university", "general", "health"}
+    | {"care", "street", "road", "avenue", "ave", "rd", "drive", "lane", "test", "patient"}
+    | {"phantom", "unknown", "anonymous", "none", "na", "no", "name", "id", "case", "ct", "mr"}
+    | {"pet", "us", "xr", "head", "chest", "brain", "left", "right", "north", "south", "east"}
+    | {"west", GONE.lower()}
+)
+
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_YEAR = r"(?:1[89]\d\d|20\d\d)"
+_PATTERNS = tuple(
+    re.compile(pattern, flags)
+    for pattern, flags in (
+        # e-mail and web addresses
+        (r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", 0),
+        (r"\b(?:https?|ftp|file)://\S+|\bwww\.\S+", re.I),
+        # names as DICOM writes them
+        (r"\b[^\W\d_][\w'-]*(?:\^+[^\W\d_][\w'.-]*)+\^*", 0),
+        # dates with a year; 8 digits in a row; month and day in words
+        (
+            rf"(?<!\d){_YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
+            r"(?:[T ]?\d{4,6}(?:\.\d+)?)?(?!\d)",
+            0,
+        ),
+        (rf"(?<!\d){_YEAR}[-/. ](?:0?[1-9]|1[0-2])[-/. ](?:0?[1-9]|[12]\d|3[01])(?!\d)", 0),
+        (
+            rf"(?<!\d)(?:0?[1-9]|[12]\d|3[01])[-/.](?:0?[1-9]|[12]\d|3[01])[-/.](?:{_YEAR}|\d\d)(?!\d)",
+            0,
+        ),
+        (rf"\b\d{{1,2}}(?:st|nd|rd|th)?[ .-]*{_MONTH}(?:[ ,.-]*(?:{_YEAR}|\d\d))?\b", re.I),
+        (rf"\b{_MONTH} *\d{{1,2}}(?:st|nd|rd|th)?(?:,? *{_YEAR})?\b", re.I),
+        (rf"\b{_MONTH}[ ,-]*{_YEAR}\b", re.I),
+        (rf"{_YEAR} *年 *\d+ *月 *\d+ *日", 0),
+        # UIDs, telephone and social security numbers, network addresses
+        (r"(?<![\d.])[0-2](?:\.\d+){5,}(?![\d.])", 0),
+        (r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])", 0),
+        (r"(?<![\d.])\d{3}-\d{2}-\d{4}(?![\d.])", 0),
+        (r"(?<![\w.])(?:\+\d{1,3}[ .-]?)?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?!\w)", 0),
+        (r"(?<![\w.])\+\d[\d ()/-]{6,}\d(?!\w)", 0),
+        # what is announced as an identifier
+        (
+            r"\b(?:mrn|ssn|dob|born|birth ?date|acc(?:ession)?(?: ?(?:no|num|number))?"
+            r"|patient ?(?:id|name|no)|pat ?id|pt ?(?:id|name)|tel|phone|fax|account"
+            r"|record ?(?:no|number)|case ?(?:no|number))"
+            r"\b[ .]*[:#=]+ *[^\s,;]+(?: [A-Z][\w'-]+)?",
+            re.I,
+        ),
+        (r"\b(?:MRN|SSN|DOB) *\S*\d\S*", re.I),
+        # a title and the names behind it
+        (r"\b(?:Dr|Mr|Mrs|Ms|Miss|Prof|DR|MR\.|MRS|MS\.|PROF)\.?,? +(?:[A-Z][\w'.-]*\s?){1,3}", 0),
+        (r"\b(?:[A-Z][\w'.-]+ ){1,2}(?:[A-Z]\.? )?[A-Z][\w'-]+,? (?:MD|M\.D\.|PhD|DO|RN)\b", 0),
+        # house number and street; state and postal code
+        (
+            r"\b\d{1,5} (?:[A-Z][\w'.-]* ){1,4}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr"
+            r"|Boulevard|Blvd|Court|Ct|Way|Place|Pl|Square|Sq)\b\.?"
+            r"(?:,? (?:Apt|Suite|Unit)\.? ?\w+)?",
+            re.I,
+        ),
+        (r"\b[A-Z][\w'-]+,? [A-Z]{2} \d{5}(?:-\d{4})?\b", 0),
+        (r"\b[\w'-]+(?:stra(?:ss|ß)e|weg|gasse|platz) \d+[a-z]?\b", re.I),
+    )
+)
+_HAS_CONTENT = re.compile(r"\w")
+_SPACES = re.compile(r"[ \t]{2,}")
+
+
+@dataclass(frozen=True)
+class Known:
+    """One pattern for all identifiers of a data set."""
+
+    pattern: re.Pattern[str] | None
+
+    def is_in(self, code: str) -> bool:
+        """Whether a coded value holds an identifier of four letters or more.
+
+        Shorter names are also codes: patients are called Ax, and so are slices.
+        """
+        found = self.pattern.search(code) if self.pattern else None
+        return found is not None and len(found[0]) >= _MIN_NUMBER
+
+    def clean(self, text: str) -> str:
+        """Return `text` without identifiers; GONE if nothing else was in it.
+
+        Text that holds none comes back as it was.
+        """
+        found = unicodedata.normalize("NFC", text)
+        cleaned = self.pattern.sub(" ", found) if self.pattern else found
+        for pattern in _PATTERNS:
+            cleaned = pattern.sub(" ", cleaned)
+        if cleaned == found:
+            return text
+        cleaned = _SPACES.sub(" ", cleaned).strip(" ,;:-_^/")
+        return cleaned if _HAS_CONTENT.search(cleaned) else GONE
+
+
+def known_identifiers(elements: Iterable[DataElement]) -> Known:
+    """Collect what identifies the patient and those who cared for them.
+
+    elements: all of a data set, those in sequences included, before anything is changed.
+    """
+    found: set[str] = set()
+    for element in elements:
+        if len(found) >= _MAX_KNOWN:
+            break
+        if element.VR == "PN":
+            for value in _values(element):
+                found.update(_name_parts(value))
+        elif element.keyword in _IDENTIFYING:
+            for value in _values(element):
+                found.update(_parts(value, whole_only=element.keyword in _WHOLE_ONLY))
+    if not found:
+        return Known(None)
+    longest_first = sorted(found, key=lambda word: (-len(word), word))
+    return Known(
+        re.compile("|".join(_bounded(word) for word in longest_first), re.IGNORECASE | re.UNICODE)
+    )
+
+
+def all_elements(dataset: Dataset) -> Iterable[DataElement]:
+    """Every element, those in sequences included; elements that cannot be read are left out."""
+    for tag in list(dataset.keys()):
+        try:
+            element = dataset[tag]
+        except Exception:  # noqa: BLE001, S112 - whatever a value breaks: it will be removed
+            continue
+        yield element
+        if element.VR == "SQ":
+            for item in element.value or ():
+                yield from all_elements(item)
+
+
+def _values(element: DataElement) -> list[str]:
+    if not element.value:
+        return []
+    value = element.value
+    many = value if element.VM > 1 else [value]
+    return [unicodedata.normalize("NFC", str(one)).strip() for one in many if one]
+
+
+def _name_parts(name: str) -> set[str]:
+    """Return the parts of a person's name in each script it is written in (PS3.5 6.2.1)."""
+    parts = {part for part in re.split(r"[\^=\s,]+", name) if _is_telling(part, _MIN_NAME)}
+    return parts | {group for group in name.split("=") if _is_telling(group, _MIN_NUMBER)}
+
+
+def _parts(value: str, *, whole_only: bool) -> set[str]:
+    parts = {value}
+    if not whole_only:
+        parts.update(re.split(r"[\s,;\r\n^]+", value))
+    return {part for part in parts if _is_telling(part, _MIN_NUMBER)}
+
+
+def _is_telling(part: str, least: int) -> bool:
+    bare = part.strip(".'-_ ")
+    if any(ord(letter) > 0x2E7F for letter in bare):  # noqa: PLR2004 - ideographs, kana, hangul
+        return True
+    return len(bare) >= least and bare.lower() not in _COMMON
+
+
+def _bounded(word: str) -> str:
+    """Return a pattern for `word`, whatever stands between its parts, not inside another word."""
+    pieces = [re.escape(piece) for piece in re.split(r"[\W_]+", word) if piece]
+    inner = r"[\W_]*".join(pieces) if len(pieces) > 1 else re.escape(word)
+    if any(ord(letter) > 0x2E7F for letter in word):  # noqa: PLR2004 - written without spaces
+        return inner
+    return rf"(?<![^\W_]){inner}(?![^\W_])"
