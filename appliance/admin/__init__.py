@@ -2,9 +2,29 @@
 
 from django.contrib import admin
 
-from appliance.admin import audit, collections, grants, images, jobs, models, users
+from appliance.admin import (
+    audit,
+    budgets,
+    certificates,
+    collections,
+    grants,
+    images,
+    jobs,
+    models,
+    users,
+)
 
-__all__ = ["audit", "collections", "grants", "images", "jobs", "models", "users"]
+__all__ = [
+    "audit",
+    "budgets",
+    "certificates",
+    "collections",
+    "grants",
+    "images",
+    "jobs",
+    "models",
+    "users",
+]
 
 # It would delete outside of a transaction: a change and its entry in the log belong in one.
 admin.site.disable_action("delete_selected")
