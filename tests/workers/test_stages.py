@@ -26,7 +26,7 @@ from tests import database
 from tests.factories import make_collection, make_encoder, make_image, operator, png
 from workers import stages, tasks
 from workers.decode.sandbox import decode
-from workers.deidentify.faces import CenterFace
+from workers.deidentify.faces import union
 from workers.deidentify.verdict import Profile
 from workers.encode.encoder import Encoder
 
@@ -108,7 +108,7 @@ def test_no_face_is_left_in_what_is_shown(portrait: Image, worker: None) -> None
 
     for form in (Form.PREVIEW, Form.THUMBNAIL):
         shown = decode(storage.read(portrait, form)).pixels
-        assert CenterFace().detect(shown) == []
+        assert union().detect(shown) == []
     assert len(fresh(portrait).faces) == 1
 
 
@@ -159,7 +159,7 @@ def test_an_image_that_is_not_deidentified_gets_no_vector(state: State) -> None:
 def test_a_face_that_is_still_found_sends_the_image_to_review(
     portrait: Image, worker: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everywhere = CenterFace(threshold=0.0001)
+    everywhere = union(threshold=0.0001)
     monkeypatch.setattr(stages, "detector_for", lambda _profile: everywhere)
 
     run(Stage.DEIDENTIFY)

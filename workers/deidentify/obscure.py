@@ -23,6 +23,8 @@ DEFAULT_MARGIN = 0.25
 # Noise on each average, in grey levels: two pictures of one face shall not give one pattern.
 _NOISE_SD = 12.0
 _SOLID = (0, 0, 0)
+# Share of a box that must be covered for it to show no face: a strip of a tenth shows none.
+_UNDER = 0.9
 
 
 def cover(
@@ -69,6 +71,21 @@ def grown(box: tuple[int, int, int, int], margin: float, height: int, width: int
         max(0, x - extra),
         min(width, x + w + extra),
     )
+
+
+def lies_under_covers(
+    face: Face, faces: Iterable[Face], *, margin: float, height: int, width: int
+) -> bool:
+    """Whether at least 0.9 of a face's box lies under the covers of `faces`.
+
+    Nothing of a face is left there: at most 36 noisy averages. What a detector sees in those is
+    the cover.
+    """
+    under = np.zeros((height, width), bool)
+    for top, bottom, left, right in (grown(other.box, margin, height, width) for other in faces):
+        under[top:bottom, left:right] = True
+    x, y, w, h = face.box
+    return bool(under[y : y + h, x : x + w].sum() >= _UNDER * w * h)
 
 
 def _apart(areas: list[Area]) -> list[Area]:

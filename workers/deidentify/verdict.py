@@ -8,8 +8,15 @@ import numpy as np
 
 from retrieval.errors import Reason
 from workers.decode.sandbox import Decoded
-from workers.deidentify.faces import CenterFace, Face, FaceDetector, Pixels
-from workers.deidentify.obscure import DEFAULT_MARGIN, MAX_CELLS, MIN_MARGIN, Style, cover
+from workers.deidentify.faces import Face, FaceDetector, Pixels, union
+from workers.deidentify.obscure import (
+    DEFAULT_MARGIN,
+    MAX_CELLS,
+    MIN_MARGIN,
+    Style,
+    cover,
+    lies_under_covers,
+)
 
 # Scores above which a detector may look away. Above it, one face in twenty goes unseen.
 MAX_DETECTION_THRESHOLD = 0.3
@@ -69,7 +76,7 @@ class Deidentified:
 @lru_cache(maxsize=4)
 def detector_for(profile: Profile) -> FaceDetector:
     """Return the detector of a profile, loaded once. Raises ModelRefused."""
-    return CenterFace(threshold=profile.detection_threshold)
+    return union(threshold=profile.detection_threshold)
 
 
 def deidentify(decoded: Decoded, profile: Profile, detector: FaceDetector) -> Deidentified:
@@ -106,12 +113,18 @@ def _cover_faces(
     """Return all faces found, the covered pixels, and whether the second look found nothing.
 
     What the second look finds is covered too, and solidly: it may be a face that another one hid.
+    Covers are no faces, however like one a mosaic looks.
     """
     faces = tuple(detector.detect(pixels))
     covered = cover(
         pixels, faces, style=profile.cover, cells=profile.mosaic_cells, margin=profile.margin
     )
-    again = tuple(detector.detect(covered))
+    height, width = pixels.shape[:2]
+    again = tuple(
+        face
+        for face in detector.detect(covered)
+        if not lies_under_covers(face, faces, margin=profile.margin, height=height, width=width)
+    )
     if again:
         covered = cover(covered, again, style="solid", margin=profile.margin)
     return faces + again, covered, not again

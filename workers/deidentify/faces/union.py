@@ -1,0 +1,244 @@
+"""Several networks over several views of a picture, their evidence added up, one list of faces."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from workers.deidentify.faces import boxes
+from workers.deidentify.faces.added import read_detectors
+from workers.deidentify.faces.boxes import BOTTOM, LEFT, RIGHT, SCORE, TOP, Boxes
+from workers.deidentify.faces.centerface import CenterFace
+from workers.deidentify.faces.face import Face, Pixels
+from workers.deidentify.faces.mtcnn import Mtcnn
+from workers.deidentify.faces.network import Network
+
+# Left, top, right, bottom in whole pixels.
+Area = tuple[int, int, int, int]
+
+DEFAULT_THRESHOLD = 0.2
+
+# Evidence from which something is a face, as a multiple of a profile's threshold: eight views add
+# up to more than one does.
+_EVIDENCE = 1.5
+# Below this share of that, a view has seen nothing. Below the floor, every stone is something.
+_FAINTEST = 0.17
+_FLOOR = 0.02
+# Intersection over union from which two views mean one face.
+_SAME = 0.4
+
+# Share of a view's side from which a picture is shown in it as a whole.
+_ENOUGH = 0.8
+# Pixels of a closer view below which a closer look pays, and room around, in sides of a face.
+_SMALL = 80
+_ROOM = 1.0
+_MAX_ENLARGEMENT = 3.0
+# A picture whose pixels' brightest channel has this mean, of 255, is dark; it is looked at as if
+# it had been taken with more light.
+_DARK = 60
+_GAMMA = 0.45
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at a picture.
+
+    side: its long side in pixels. turns: quarter turns to the left. mirrored: left for right.
+    weight: what a score is worth here; sideways, folds and shadows pass for faces more easily.
+    """
+
+    side: int
+    turns: int = 0
+    mirrored: bool = False
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A network and what it looks at. weight: what its score is worth beside the others'."""
+
+    network: Network
+    views: tuple[View, ...]
+    weight: float = 1.0
+
+
+# One pass at 640 pixels finds nine faces in ten. The mirror image finds what the first had almost
+# seen, the small view faces that fill the frame, the large ones those far away, and the turned
+# ones people lying down and pictures taken sideways.
+_FIRST = 640
+_LARGE = (View(1280), View(2560))
+_UPRIGHT = (View(320), View(_FIRST), View(_FIRST, mirrored=True), *_LARGE)
+_TURNED = (View(448, 2, weight=0.6), View(448, 1, weight=0.6), View(448, 3, weight=0.6))
+_MTCNN_WEIGHT = 0.3
+# Side in pixels of MTCNN's smallest window: below, it finds little and its cost grows fourfold.
+_MTCNN_SMALLEST = 20.0
+
+
+class Union:
+    """Every face for which several networks in several views have evidence enough.
+
+    Not tied to a thread: may be shared.
+    """
+
+    name = "union"
+
+    def __init__(self, watches: Sequence[Watch], *, threshold: float = DEFAULT_THRESHOLD) -> None:
+        """threshold: a profile's, in (0, 1)."""
+        self._watches = tuple(watches)
+        self._evidence = min(_EVIDENCE * threshold, 0.95)
+        self._faintest = max(_FLOOR, _FAINTEST * self._evidence)
+
+    def detect(self, pixels: Pixels) -> list[Face]:
+        """pixels: (H, W, 3) uint8 RGB. Returns faces inside the picture, best score first.
+
+        A face has the box of the view that saw it best and the name of that view's network.
+        """
+        height, width = pixels.shape[:2]
+        picture = Image.fromarray(_with_light(pixels))
+        seen: list[tuple[Boxes, str]] = []
+        for watch in self._watches:
+            found = list(self._see(watch, picture, _all_of(watch.views, picture.size)))
+            if area := _doubtful(found, picture.size):
+                found += [
+                    boxes.moved(rows, area[0], area[1])
+                    for rows in self._see(watch, picture.crop(area), [_closer(picture.size)])
+                ]
+            seen += [(rows, watch.network.name) for rows in found]
+        rows = np.concatenate([boxes.NONE, *(rows for rows, _ in seen)])
+        views = np.repeat(np.arange(len(seen)), [len(rows) for rows, _ in seen])
+        faces = []
+        for at, evidence in _agreed(rows, views, self._evidence):
+            box = boxes.whole_pixels(rows[at], width, height)
+            faces.append(Face(box, evidence, seen[views[at]][1]))
+        return sorted(faces, key=lambda face: -face.score)
+
+    def _see(
+        self, watch: Watch, picture: Image.Image, views: Sequence[tuple[View, float]]
+    ) -> Iterator[Boxes]:
+        """Yield what one network sees in each view, weighted, in pixels of `picture`.
+
+        Views of one size go through the network together.
+        """
+        for (size, _), alike in itertools.groupby(
+            views, lambda pair: (_scaled(picture.size, pair[1]), pair[0].turns % 2)
+        ):
+            batch = [view for view, _ in alike]
+            small = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+            faintest = self._faintest / watch.weight / max(view.weight for view in batch)
+            found = watch.network.look(
+                np.stack([_turned(small, view) for view in batch]), min(faintest, 0.95)
+            )
+            for view, rows in zip(batch, found, strict=True):
+                yield _upright(rows, view, size, picture.size, watch.weight)
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def union(*, threshold: float = DEFAULT_THRESHOLD, added: Path | None = None) -> Union:
+    """Return the detectors of this appliance as one.
+
+    added: the operator's list of further ones (see added.py). Raises ModelRefused.
+    """
+    watches = [
+        Watch(CenterFace(), _UPRIGHT + _TURNED),
+        Watch(Mtcnn(smallest=_MTCNN_SMALLEST), (View(_FIRST),), _MTCNN_WEIGHT),
+    ]
+    for detector in read_detectors(added) if added else ():
+        # What the operator takes for a face is one by itself.
+        weight = _EVIDENCE * DEFAULT_THRESHOLD / detector.threshold
+        watches.append(Watch(detector, (View(_FIRST),), weight))
+    return Union(watches, threshold=threshold)
+
+
+def _all_of(views: Sequence[View], of: tuple[int, int]) -> list[tuple[View, float]]:
+    """Drop views that need more pixels than the picture has; each with its scale."""
+    side = max(of)
+    return [
+        (view, min(view.side / side, _MAX_ENLARGEMENT))
+        for view in views
+        if view.side <= _FIRST or side >= _ENOUGH * view.side
+    ]
+
+
+def _closer(of: tuple[int, int]) -> tuple[View, float]:
+    """Return the view that comes after those which show a picture as a whole."""
+    side = next((view.side for view in _LARGE if max(of) < _ENOUGH * view.side), 0)
+    return View(side), min(side / max(of), _MAX_ENLARGEMENT)
+
+
+def _doubtful(seen: Sequence[Boxes], of: tuple[int, int]) -> Area | None:
+    """Return where a closer look pays: around all that is small and may be a face.
+
+    One area: pixels of empty ground cost less than a second call.
+    """
+    view, scale = _closer(of)
+    rows = np.concatenate([boxes.NONE, *seen])
+    sides = np.maximum(rows[:, RIGHT] - rows[:, LEFT], rows[:, BOTTOM] - rows[:, TOP])
+    small = rows[sides * scale < _SMALL], sides[sides * scale < _SMALL]
+    if not view.side or not len(small[0]):
+        return None
+    rows, room = small[0], _ROOM * small[1]
+    return (
+        max(0, int((rows[:, LEFT] - room).min())),
+        max(0, int((rows[:, TOP] - room).min())),
+        min(of[0], int((rows[:, RIGHT] + room).max()) + 1),
+        min(of[1], int((rows[:, BOTTOM] + room).max()) + 1),
+    )
+
+
+def _turned(pixels: Pixels, view: View) -> Pixels:
+    turned = np.rot90(pixels, view.turns)
+    return turned[:, ::-1] if view.mirrored else turned
+
+
+def _upright(
+    rows: Boxes, view: View, size: tuple[int, int], of: tuple[int, int], weight: float
+) -> Boxes:
+    """Undo `_turned` and the scale; one box a face."""
+    width, height = size if view.turns % 2 == 0 else size[::-1]
+    if view.mirrored:
+        rows = boxes.mirror_back(rows, width)
+    rows = boxes.merge(boxes.turn_back(rows, view.turns, width, height))
+    rows[:, [LEFT, RIGHT]] *= of[0] / size[0]
+    rows[:, [TOP, BOTTOM]] *= of[1] / size[1]
+    rows[:, SCORE] = (rows[:, SCORE] * weight * view.weight).clip(0, 0.999)
+    return rows
+
+
+def _agreed(
+    rows: Boxes, views: npt.NDArray[np.intp], threshold: float
+) -> Iterator[tuple[int, float]]:
+    """Yield the row that stands for each face, and the evidence of all views that mean it.
+
+    Views err mostly one without another: the chance that all of them do is the product of theirs.
+    """
+    left = np.argsort(-rows[:, SCORE], kind="stable")
+    standing, evidence = [], []
+    while len(left):
+        best = left[0]
+        same = boxes.iou(rows[best], rows[left]) >= _SAME
+        same[0] = True
+        doubt = np.ones(int(views.max()) + 1)
+        np.minimum.at(doubt, views[left[same]], 1 - rows[left[same], SCORE])
+        if (sure := float(1 - doubt.prod())) > threshold:
+            standing.append(best)
+            evidence.append(sure)
+        left = left[~same]
+    kept = rows[standing]
+    kept[:, SCORE] = evidence
+    for at in boxes.merged(kept):
+        yield int(standing[at]), evidence[at]
+
+
+def _with_light(pixels: Pixels) -> Pixels:
+    """Lighten a dark picture. Where a white sign hides that it is dark, nothing is done."""
+    if pixels.max(axis=2).mean() >= _DARK:
+        return pixels
+    table = (255 * (np.arange(256) / 255) ** _GAMMA).round().astype(np.uint8)
+    return np.asarray(table[pixels])
