@@ -4,6 +4,9 @@ from typing import Final
 
 HEAD_BYTES: Final = 4096
 
+# Of the pictures, not the films, that ISO 23008-12 names; `mif1` and `msf1` leave the codec open.
+HEIF_BRANDS: Final = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
+
 SIGNATURES: Final[list[tuple[bytes, int, str]]] = [
     (b"\xff\xd8\xff", 0, "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", 0, "image/png"),
@@ -12,7 +15,16 @@ SIGNATURES: Final[list[tuple[bytes, int, str]]] = [
     (b"BM", 0, "image/bmp"),
     (b"II*\x00", 0, "image/tiff"),
     (b"MM\x00*", 0, "image/tiff"),
+    (b"II+\x00", 0, "image/tiff"),
+    (b"MM\x00+", 0, "image/tiff"),
     (b"WEBP", 8, "image/webp"),
+    *(
+        (b"P%d%c" % (n, space), 0, "image/x-portable-anymap")
+        for n in range(1, 7)
+        for space in b"\t\n\r #"
+    ),
+    *((b"ftyp" + brand, 4, "image/avif") for brand in (b"avif", b"avis")),
+    *((b"ftyp" + brand, 4, "image/heif") for brand in HEIF_BRANDS),
     (b"DICM", 128, "application/dicom"),
 ]
 ZIP: Final = "application/zip"

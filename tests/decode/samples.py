@@ -1,5 +1,6 @@
 """Files to decode: from the wheels of scikit-image and pydicom, or made here."""
 
+import base64
 import io
 import struct
 import zlib
@@ -16,6 +17,19 @@ from pydicom.uid import ExplicitVRLittleEndian
 PICTURES = Path(skimage.__file__).parent / "data"
 DICOM_DATA = Path(pydicom.__file__).parent / "data"
 DICOM_FILES = DICOM_DATA / "test_files"
+
+# 64×32 pixels, the left half (200, 30, 40) and the right (10, 120, 220): no wheel we use can write
+# HEIC, so these 517 bytes are kept.
+HEIC = base64.b85decode(
+    "0000SW^{RQXk}?*00000ZE0pPXk}?*ZE0a<0004fZDn*}000000000XXk=`10000000000aA{+70000000000000"
+    "0000000B57=IV*mgE07O6l0RRC200001p#T8@00000003kF001LtX>Mi!000000RR916=`l}WdZ;I000310BCk&F"
+    "#rGn01j|zbZr0t000010002}X>f9I0002pX>en20001XXm(>m0RwOV0058x000009`FGC{rLC*01pFT0096PKmiN"
+    "^|NjGU00093kN^M!000939=ZZRVE_RDDnbDP18@KU0|1Z!00RI30{|YNAb|yz>g1-"
+    "mxCm%4AOHXZ10VnZ0{|gn00967L;=Bbz=;3=025<xY;ta6Y<K_x01W^JfB*mh6lrsCWdHyG00000KmY&$KmY&$C}"
+    "V74Z~y=RKmY&$0RR91AOHXW0RR91000000{{R2-~a#s0ssI25O8UDX#fBK00RgJ2mk;87-"
+    "?{AVE_OC000000RRC7fdT^sga7~lY;9y=bN~PVU?>5v3E(*+B)|Xp|G)qCp?MG5TUP|*@gfJ`*_z+~$INvV*;q8`"
+    "9CDi=;Q{A~Qag(|!nEI=3bArIeN&E-Z+X(YRbJ)*YdGe;b|=(TYmKJ!ilo92^HkU>(wr-y_5"
+)
 
 
 def picture(name: str) -> bytes:

@@ -102,7 +102,6 @@ NEEDLESS: dict[str, Callable[[], object]] = {
     "open a socket": lambda: socket.socket().close(),
     "run a program": lambda: os.execv("/nonexistent", ["nonexistent"]),  # noqa: S606
     "fork": os.fork,
-    "start a thread": lambda: threading.Thread(target=int).start(),
     "signal": lambda: os.kill(os.getpid(), 0),
     "trace": lambda: call("ptrace", 0, 0, 0, 0),
     "mount": lambda: call("mount", b"none", b"/", b"tmpfs", 0, None),
@@ -120,14 +119,25 @@ def test_the_kernel_filters_what_decoding_does_not_need(action: Callable[[], obj
     def act() -> None:
         try:
             action()
-        except RuntimeError:  # what Python makes of a thread's EPERM
-            os._exit(errno.EPERM)
         except OSError as exc:
             os._exit(exc.errno or 0)
 
     os.dup2(2, HELD)
     # FORBIDDEN means it was done, or failed in some other way.
     assert in_child(act) == errno.EPERM
+
+
+def test_a_confined_process_may_share_its_work_among_threads() -> None:
+    def share() -> None:
+        done: list[int] = []
+        threads = [threading.Thread(target=done.append, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(done) == [0, 1, 2, 3]
+
+    assert in_child(share) == 0
 
 
 def test_a_call_by_another_architectures_number_ends_the_process() -> None:

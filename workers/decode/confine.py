@@ -32,8 +32,8 @@ def leave_network() -> bool:
 def confine(limits: Limits) -> bool:
     """Confine the calling process for good; it must be single-threaded and hold what it needs.
 
-    Afterwards it cannot open a file or a socket, start a process or thread, signal anybody, gain
-    a privilege, be traced by a neighbour, or use more than `limits` of memory and processor; all
+    Afterwards it cannot open a file or a socket, start a process, signal anybody, gain a
+    privilege, be traced by a neighbour, or use more than `limits` of memory and processor; all
     it can still ask of the kernel is in `syscalls`. Returns whether Landlock closed the file
     system as well. Raises OSError if anything else cannot be had: the caller must not go on.
     """
@@ -59,7 +59,6 @@ def confine(limits: Limits) -> bool:
         (resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1),
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_FSIZE, 0, 0),
-        (resource.RLIMIT_NPROC, 0, 0),
         # Nothing can be opened from here on, neither files nor sockets nor pipes.
         (resource.RLIMIT_NOFILE, 0, 0),
     ):

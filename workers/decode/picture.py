@@ -34,7 +34,8 @@ def check_size(height: int, width: int, frames: int, limits: Limits) -> None:
     """Raise Rejected unless a file of these sizes, as its header claims them, may be unpacked."""
     if min(height, width) < limits.min_side:
         raise Rejected(Reason.TOO_SMALL)
-    if height * width > limits.max_pixels or frames > limits.max_frames:
+    is_large = height * width > limits.max_pixels or max(height, width) > limits.max_side
+    if is_large or frames > limits.max_frames:
         raise Rejected(Reason.TOO_MANY_PIXELS)
 
 

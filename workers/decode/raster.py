@@ -7,8 +7,10 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+import pi_heif
+from PIL import AvifImagePlugin, Image, ImageCms, ImageFile, UnidentifiedImageError
 
+from retrieval import media
 from retrieval.errors import Reason, Rejected
 from workers.decode.limits import Limits
 from workers.decode.picture import Picture, Pixels, check_size, strips
@@ -22,19 +24,11 @@ MEDIA_TYPES = {
     "GIF": "image/gif",
     "BMP": "image/bmp",
     "PPM": "image/x-portable-anymap",
+    "AVIF": "image/avif",
+    "HEIF": "image/heif",
 }
 # A JPEG with a second view, as phones write it: Pillow opens it as JPEG, then names it so.
 _NAMED_ON_OPENING = {"MPO": "image/jpeg"}
-_SIGNATURES = (
-    b"\x89PNG\r\n\x1a\n",
-    b"\xff\xd8\xff",
-    b"RIFF",
-    b"II*\0",
-    b"MM\0*",
-    b"GIF87a",
-    b"GIF89a",
-    b"BM",
-)
 # What Pillow takes for a pixel; 4 in all other modes.
 _BYTES_A_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}
 _EXIF_ORIENTATION = 0x0112
@@ -50,6 +44,19 @@ _TRANSPOSES = {
 _SWAPS_SIDES = frozenset({5, 6, 7, 8})
 # Orientations whose first upright row comes from the last row or column of the file.
 _FROM_THE_END = frozenset({3, 4, 7, 8})
+# For pictures of which mode a profile of which colour space is taken, and in which mode.
+_PROFILE_MODES = {
+    ("RGB", "RGB"): "RGB",
+    ("RGB", "RGBA"): "RGB",
+    ("RGB", "P"): "RGB",
+    ("RGB", "PA"): "RGB",
+    ("GRAY", "L"): "L",
+    ("GRAY", "LA"): "L",
+    ("CMYK", "CMYK"): "CMYK",
+}
+# Printers' profiles hold tables of 1 to 3 MB.
+_MAX_PROFILE_BYTES = 8 * 1024**2
+_SRGB = ImageCms.createProfile("sRGB")
 # What Pillow and its codecs raise on damaged input; anything else is DECODE_FAILED in the zygote.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
@@ -60,7 +67,9 @@ def preload() -> None:
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     warnings.simplefilter("ignore")
     Image.init()
-    ImageCms.createProfile("sRGB")
+    # A confined process has one thread, and a decoder that wants more fails.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    pi_heif.register_heif_opener(thumbnails=False, decode_threads=1, aux_images=False)
 
 
 def open_raster(content: bytes, limits: Limits) -> Picture:
@@ -72,13 +81,15 @@ def open_raster(content: bytes, limits: Limits) -> Picture:
     try:
         image = Image.open(io.BytesIO(content), formats=tuple(MEDIA_TYPES))
     except UnidentifiedImageError:
-        if not content.startswith(_SIGNATURES):
+        if not (media.sniff(content[: media.HEAD_BYTES]) or "").startswith("image/"):
             raise Rejected(Reason.NOT_AN_IMAGE) from None
         raise Rejected(_damage(content, "")) from None
     except _DAMAGE as exc:
         raise Rejected(_damage(content, str(exc))) from exc
     media_type = (MEDIA_TYPES | _NAMED_ON_OPENING)[image.format or ""]
     check_size(image.height, image.width, 1, limits)
+    if _holds_too_little(image, content):
+        raise Rejected(Reason.TRUNCATED)
     # Before the orientation is asked for: to find it, Pillow unpacks a whole PNG.
     held = _BYTES_A_PIXEL.get(image.mode, 4) + 3
     if held * image.width * image.height > limits.memory_bytes:
@@ -105,6 +116,14 @@ def open_raster(content: bytes, limits: Limits) -> Picture:
     return Picture(height, width, frames, media_type, paint)
 
 
+def _holds_too_little(image: Image.Image, content: bytes) -> bool:
+    """Whether a JPEG has fewer bits than 8×8 blocks; each takes one at least (T.81 F.1.2.1).
+
+    libjpeg fills what is missing with grey, so few bytes would become a picture of any size.
+    """
+    return image.format in {"JPEG", "MPO"} and 8 * len(content) * 64 < image.width * image.height
+
+
 def _damage(content: bytes, message: str) -> Reason:
     """Tell a file that ends early from one that is broken inside."""
     if "truncated" in message.lower() or not _has_its_end(content):
@@ -123,7 +142,22 @@ def _has_its_end(content: bytes) -> bool:
     if content.startswith((b"RIFF", b"BM")):
         at, header = (4, 8) if content.startswith(b"RIFF") else (2, 0)
         return len(content) >= int.from_bytes(content[at : at + 4], "little") + header
+    if content[4:8] == b"ftyp":
+        return _holds_its_boxes(content)
     return True
+
+
+def _holds_its_boxes(content: bytes) -> bool:
+    """Whether the boxes of an AVIF or HEIF file (ISO 14496-12 4.2) end where the file does."""
+    at = 0
+    while 0 <= at < len(content):
+        size = int.from_bytes(content[at : at + 4], "big")
+        if size == 1:
+            size = int.from_bytes(content[at + 8 : at + 16], "big")
+        if size < 8:  # noqa: PLR2004 - 0 is "to the end of the file", others are no box
+            return size == 0
+        at += size
+    return at == len(content)
 
 
 def _paint_upright(image: Image.Image, orientation: int, out: Pixels) -> None:
@@ -144,23 +178,58 @@ def _paint_upright(image: Image.Image, orientation: int, out: Pixels) -> None:
 
 
 def _converter(image: Image.Image) -> Callable[[Image.Image], Pixels]:
-    """Return what turns a part of `image` into (h, w, 3) uint8 RGB."""
+    """Return what turns a part of `image` into (h, w, 3) uint8 sRGB."""
     if image.mode.startswith(("I", "F")):
         low, high = _finite_range(image)
         return lambda part: _grey_to_rgb(part, low, high)
     if image.mode == "LAB":
-        to_srgb = ImageCms.buildTransform(
-            ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
-        )
+        to_srgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), _SRGB, "LAB", "RGB")
         return lambda part: np.asarray(ImageCms.applyTransform(part, to_srgb), dtype=np.uint8)
-    if image.has_transparency_data:
-        return _on_white
-    return lambda part: np.asarray(part.convert("RGB"), dtype=np.uint8)
+    plain = _on_white if image.has_transparency_data else _plain_rgb
+    profile = _profile_transform(image)
+    if profile is None:
+        return plain
+    mode, transform = profile
+
+    def through_profile(part: Image.Image) -> Pixels:
+        if mode != "CMYK":
+            part = Image.fromarray(plain(part)).convert(mode)
+        return np.asarray(ImageCms.applyTransform(part, transform), dtype=np.uint8)
+
+    return through_profile
+
+
+def _profile_transform(
+    image: Image.Image,
+) -> tuple[str, ImageCms.ImageCmsTransform] | None:
+    """Return the mode that the picture's ICC profile is for and the way from there to sRGB.
+
+    None where there is no profile, where it is sRGB, or where it is broken or not for this
+    picture: its plain values are then what most viewers show.
+    """
+    embedded = image.info.get("icc_profile")
+    if not isinstance(embedded, bytes) or not 0 < len(embedded) <= _MAX_PROFILE_BYTES:
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(embedded))
+        if "sRGB" in (profile.profile.profile_description or ""):
+            return None
+        mode = _PROFILE_MODES.get((profile.profile.xcolor_space.strip(), image.mode))
+        if mode is None:
+            return None
+        return mode, ImageCms.buildTransform(profile, _SRGB, mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
+def _plain_rgb(part: Image.Image) -> Pixels:
+    return np.asarray(part.convert("RGB"), dtype=np.uint8)
 
 
 def _on_white(part: Image.Image) -> Pixels:
     """Composite on white, the paper most drawings with transparency were made for."""
-    overlay = part.convert("RGBA")
+    # Pillow knows no way from premultiplied grey but the one through plain grey.
+    overlay = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")
     white = Image.new("RGBA", overlay.size, (255, 255, 255, 255))
     return np.asarray(Image.alpha_composite(white, overlay).convert("RGB"), dtype=np.uint8)
 

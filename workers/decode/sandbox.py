@@ -184,6 +184,8 @@ def _start() -> _Zygote:
         "LANG": "C.UTF-8",
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
+        # Every arena of a thread's own would take 64 MB of the address space a child is given.
+        "MALLOC_ARENA_MAX": "1",
     }
     with theirs:
         process = subprocess.Popen(

@@ -1,8 +1,8 @@
 """Refuse, in the kernel, every system call that decoding does not make (seccomp(2), filter mode).
 
 An allow-list: what a later kernel adds is refused too. A refused call fails with EPERM, so that a
-codec that would like a thread or a configuration file goes on without; a call in the numbering of
-another architecture ends the process.
+codec that would like a configuration file goes on without; a call in the numbering of another
+architecture ends the process.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ _PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
 _KILL_PROCESS = 0x80000000
 _REFUSE = 0x00050000 | errno.EPERM
+_UNKNOWN = 0x00050000 | errno.ENOSYS
 _ALLOW = 0x7FFF0000
 
 # Opcodes of classic BPF, and where struct seccomp_data holds what (both architectures are
@@ -27,6 +28,9 @@ _RETURN = 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 
 _PROT_EXEC = 4
+# What the C library starts a thread with, and nothing else: CLONE_VM, FS, FILES, SIGHAND, THREAD,
+# SYSVSEM, SETTLS, PARENT_SETTID and CHILD_CLEARTID.
+_NEW_THREAD = 0x3D0F00
 # x86-64 knows a second numbering, x32, above this bit.
 _X32 = 0x40000000
 
@@ -62,16 +66,22 @@ _ALLOWED = {
     "nanosleep": (35, 101),
     "gettimeofday": (96, 169),
     "futex": (202, 98),
+    "rseq": (334, 293),
+    "set_robust_list": (273, 99),
     "exit": (60, 93),
     "exit_group": (231, 94),
 }
-# Allowed unless the argument of this index passes the test: no memory that can be run, and of
-# descriptors only the standard ones are written to.
+# Decided by the argument of this index: refused if it passes the test, or (clone) allowed if it
+# does. No memory that can be run, no writing but to the standard descriptors, threads (libde265
+# has no way without) but no processes.
 _ASKED = {
-    "mmap": ((9, 222), 2, _JUMP_BITS, _PROT_EXEC),
-    "mprotect": ((10, 226), 2, _JUMP_BITS, _PROT_EXEC),
-    "write": ((1, 64), 0, _JUMP_GREATER, 2),
+    "mmap": ((9, 222), 2, (_JUMP_BITS, _PROT_EXEC), False),
+    "mprotect": ((10, 226), 2, (_JUMP_BITS, _PROT_EXEC), False),
+    "write": ((1, 64), 0, (_JUMP_GREATER, 2), False),
+    "clone": ((56, 220), 0, (_JUMP_EQUAL, _NEW_THREAD), True),
 }
+# Its flags lie in memory, where no filter can look: the C library falls back to clone.
+_CLONE3 = 435
 
 
 class _Instruction(ctypes.Structure):
@@ -126,12 +136,12 @@ def _program(audit_name: int, column: int) -> list[_Instruction]:
     ]
     for numbers in _ALLOWED.values():
         program += [_Instruction(_JUMP_EQUAL, 0, 1, numbers[column]), allow]
-    for numbers, argument, test, operand in _ASKED.values():
+    for numbers, argument, (test, operand), is_allowed in _ASKED.values():
         program += [
             _Instruction(_JUMP_EQUAL, 0, 4, numbers[column]),
             _Instruction(_LOAD, 0, 0, _ARGUMENTS + 8 * argument),
             _Instruction(test, 0, 1, operand),
-            refuse,
-            allow,
+            *((allow, refuse) if is_allowed else (refuse, allow)),
         ]
-    return [*program, refuse]
+    unknown = _Instruction(_RETURN, 0, 0, _UNKNOWN)
+    return [*program, _Instruction(_JUMP_EQUAL, 0, 1, _CLONE3), unknown, refuse]

@@ -18,6 +18,8 @@ MEDIA_TYPES = (
     "image/gif",
     "image/bmp",
     "image/x-portable-anymap",
+    "image/avif",
+    "image/heif",
     "application/dicom",
 )
 CHILD_REASONS = frozenset(
@@ -32,8 +34,8 @@ CHILD_REASONS = frozenset(
     }
 )
 
-# memory_bytes, cpu_s, wall_s, max_pixels, max_frames, min_side
-_REQUEST = struct.Struct("<QIdQII")
+# memory_bytes, cpu_s, wall_s, max_pixels, max_frames, max_side, min_side
+_REQUEST = struct.Struct("<QIdQIII")
 # magic, reason, height, width, frames, media type, burned in, copied screen, modality
 _HEADER = struct.Struct("<8s32sIIIBBB16s")
 _MAGIC = b"CLOISTR1"
@@ -70,6 +72,7 @@ def pack_request(limits: Limits) -> bytes:
         limits.wall_s,
         limits.max_pixels,
         limits.max_frames,
+        limits.max_side,
         limits.min_side,
     )
 
@@ -111,7 +114,9 @@ def unpack_answer(raw: bytes, limits: Limits) -> Answer:
         if not named:
             raise MalformedAnswerError("reason")
         return Answer(named[0])
-    if min(height, width) < limits.min_side or height * width > limits.max_pixels:
+    if min(height, width) < limits.min_side or max(height, width) > limits.max_side:
+        raise MalformedAnswerError("side")
+    if height * width > limits.max_pixels:
         raise MalformedAnswerError("size")
     if not 1 <= frames <= limits.max_frames:
         raise MalformedAnswerError("frames")
