@@ -166,8 +166,8 @@ def test_a_confined_process_writes_no_file_it_already_holds(tmp_path: os.PathLik
 def test_a_confined_process_cannot_take_more_memory_than_its_limit() -> None:
     limits = Limits(memory_bytes=64 * 1024**2)
 
-    assert in_child(lambda: len(bytearray(32 * 1024**2)), limits) == 0
-    assert in_child(lambda: len(bytearray(96 * 1024**2)), limits) == FORBIDDEN
+    assert in_child(lambda: mmap.mmap(-1, 32 * 1024**2), limits) == 0
+    assert in_child(lambda: mmap.mmap(-1, 96 * 1024**2), limits) == FORBIDDEN
 
 
 def test_a_confined_process_that_thinks_too_long_is_ended() -> None:

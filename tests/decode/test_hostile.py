@@ -51,6 +51,7 @@ PICTURES = {
     "tiff: a tile of 4 billion",
     "tiff: EXIF in a circle",
     "tiff: fax of noise",
+    "webp: lossless bomb",
     "webp: profile of noise",
 }
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import mmap
 import os
 import socket
 from collections.abc import Callable
@@ -104,7 +105,7 @@ def _is_refused(attempt: Callable[[], None]) -> bool:
 
 def _limits_hold() -> bool:
     try:
-        bytearray(2 * Limits().memory_bytes)
-    except MemoryError:
-        return True
+        mmap.mmap(-1, 2 * Limits().memory_bytes)
+    except OSError as exc:
+        return exc.errno == errno.ENOMEM
     return False
