@@ -115,5 +115,17 @@ class QueriesUnreadable(CloisterError):
     """A file of judged queries is not one. Permanent."""
 
 
+class ObjectiveRefused(CloisterError):
+    """Training this would give an epsilon without meaning; the message says the way out."""
+
+
+class AccountingDisagrees(CloisterError):
+    """Two accountants differ on one run's epsilon, so neither number is given out. Permanent."""
+
+
+class RunVoid(CloisterError):
+    """A training run cannot prove what it spent, or an attack disproved it. Permanent."""
+
+
 class ServicesUnavailable(CloisterError):
     """The database or broker cannot be started or reached. Transient once the cause is gone."""

@@ -106,6 +106,15 @@ def unseal_message(sealed: bytes, *, context: bytes) -> bytes:
     return unseal(sealed, key=_derived("broker messages"), context=context)
 
 
+def seal_checkpoint(data: bytes, *, context: bytes) -> bytes:
+    """Seal a training run's state: its weights are private until the last step's noise is in."""
+    return seal(data, key=_derived("training checkpoints"), context=context)
+
+
+def unseal_checkpoint(sealed: bytes, *, context: bytes) -> bytes:
+    return unseal(sealed, key=_derived("training checkpoints"), context=context)
+
+
 def content_hash(collection_id: int) -> "hmac.HMAC":
     """A running HMAC-SHA256 for a file's bytes, to be fed with `update`.
 

@@ -1,0 +1,55 @@
+"""ε from mechanisms, by two accountants."""
+
+import math
+
+import pytest
+
+from retrieval.budget import Mechanism
+from retrieval.errors import AccountingDisagrees
+from workers.finetune import account
+
+
+def test_the_two_accountants_agree_within_one_percent() -> None:
+    for mechanisms in (
+        [Mechanism(3.73, 1.0, 1)],
+        [Mechanism(4.0, 0.25, 60)],
+        [Mechanism(4.0, 0.25, 60), Mechanism(6.0, 1.0, 1), Mechanism(8.0, 0.05, 100)],
+    ):
+        found = account.account(mechanisms, 1e-5)
+        assert found.accountant == "prv"
+        assert found.cross_check_epsilon == pytest.approx(found.epsilon, rel=0.01)
+
+
+def test_one_plain_gaussian_costs_what_the_closed_form_says() -> None:
+    """Balle, Wang 2018, theorem 8."""
+
+    def phi(x: float) -> float:
+        return math.erfc(-x / math.sqrt(2)) / 2
+
+    sigma, epsilon = 3.0, account.epsilon([Mechanism(3.0, 1.0, 1)], 1e-5)
+    a, b = 1 / (2 * sigma), epsilon * sigma
+
+    assert phi(a - b) - math.exp(epsilon) * phi(-a - b) == pytest.approx(1e-5, rel=0.05)
+
+
+def test_an_accountant_that_says_something_else_stops_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(account, "cross_check", lambda *_, **__: 1.5)
+    with pytest.raises(AccountingDisagrees):
+        account.account([Mechanism(3.73, 1.0, 1)], 1e-5)
+
+
+def test_calibrated_noise_stays_at_or_below_the_target_after_what_was_spent() -> None:
+    prior = [Mechanism(6.0, 1.0, 1)]
+    sigma = account.noise_for(2.0, 1e-5, 1.0, 4, prior)
+
+    assert 1.98 < account.epsilon([*prior, Mechanism(sigma, 1.0, 4)], 1e-5) <= 2.0
+    with pytest.raises(ValueError, match="nothing is left"):
+        account.noise_for(0.1, 1e-5, 1.0, 4, prior)
+
+
+def test_every_run_of_a_search_is_charged() -> None:
+    one = Mechanism(6.0, 1.0, 1)
+    assert account.epsilon([one, one, one], 1e-5) > 1.5 * account.epsilon([one], 1e-5)
+    assert account.epsilon([], 1e-5) == 0

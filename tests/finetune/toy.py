@@ -1,0 +1,46 @@
+"""A small collection with something to learn, and the numbers a quick run needs."""
+
+import numpy as np
+
+from retrieval.budget import Mechanism
+from workers.finetune.data import Private, Public, collect
+from workers.finetune.features import Space, fit_space
+from workers.finetune.heads import Rows, rows_of
+from workers.finetune.objective import Grouped, LeastSquares, Objective, PerExample
+
+RANK, TEXT, IMAGE = 64, 48, 80
+CLIP = 1.0
+
+
+def pairs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images and texts from one law: the same map for every seed."""
+    law = np.random.default_rng(0).normal(size=(IMAGE, TEXT))
+    generator = np.random.default_rng(seed)
+    images = generator.normal(size=(count, IMAGE)).astype(np.float32)
+    texts = images @ law + 2 * generator.normal(size=(count, TEXT))
+    return images, texts.astype(np.float32)
+
+
+def space() -> Space:
+    return fit_space(Public(*pairs(200, 1)), rank=RANK, anchors=32)
+
+
+def private(count: int = 300, *, subjects: list[str] | None = None) -> Private:
+    images, texts = pairs(count, 2)
+    return collect(images, texts, subjects)
+
+
+def rows(count: int = 300, *, subjects: list[str] | None = None) -> Rows:
+    return rows_of(private(count, subjects=subjects), space())
+
+
+def objectives(where: Space, *, groups: int = 20) -> list[Objective]:
+    return [
+        LeastSquares(RANK, TEXT, CLIP),
+        LeastSquares(RANK, TEXT, CLIP, moment_weight=0.5),
+        PerExample(RANK, TEXT, CLIP, where.anchors, 0.1),
+        Grouped(RANK, TEXT, CLIP, where.anchors, 0.1, groups),
+    ]
+
+
+STEPS = Mechanism(noise_multiplier=16.0, sample_rate=0.5, steps=36)

@@ -1,0 +1,1 @@
+"""Differentially private training of heads on frozen towers: docs/finetuning.md."""

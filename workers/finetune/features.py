@@ -1,0 +1,79 @@
+"""The space a head is trained in. All of it is fitted on public pairs, so none of it is charged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from workers.encode.projection import Projection
+from workers.finetune.data import Floats, Public
+
+BASE_PENALTY = 1000.0
+"""Ridge penalty of the public head: chosen on photographs of Flickr8k that are public here."""
+SPREAD_FLOOR = 0.5
+"""Added to each direction's variance before whitening: small ones are not blown up to noise."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """A public head and the whitened directions in which a private correction to it is learnt."""
+
+    image_mean: torch.Tensor  # (d,)
+    text_mean: torch.Tensor  # (t,)
+    base: torch.Tensor  # (d, t): the public head
+    whiten: torch.Tensor  # (d, rank)
+    radius: float  # inputs are clipped to this length; a public median
+    anchors: torch.Tensor  # (anchors, t), unit rows: frozen, public texts to be told apart from
+
+    @property
+    def rank(self) -> int:
+        return self.whiten.shape[1]
+
+    @property
+    def dimensions(self) -> int:
+        return self.base.shape[1]
+
+    def inputs(self, images: Floats) -> torch.Tensor:
+        """images: (N, d). Returns (N, rank), whitened, none longer than `radius`."""
+        rows = (torch.from_numpy(images) - self.image_mean) @ self.whiten
+        length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        bounded: torch.Tensor = rows * (self.radius / length.clamp_min(1e-12)).clamp(max=1)
+        return bounded
+
+    def start(self, images: Floats) -> torch.Tensor:
+        """images: (N, d). Returns (N, t): what the public head says."""
+        return (torch.from_numpy(images) - self.image_mean) @ self.base
+
+    def targets(self, texts: Floats) -> torch.Tensor:
+        """texts: (N, t). Returns (N, t), unit rows, the public mean taken out."""
+        return functional.normalize(torch.from_numpy(texts) - self.text_mean, dim=-1)
+
+    def projection(self, correction: torch.Tensor) -> Projection:
+        """The encoder's trained part: `correction` (rank, t) folded into the public head.
+
+        The clip of `inputs` is left out: at search time there is nothing to protect from.
+        """
+        weight = self.base + self.whiten @ correction
+        identity = torch.eye(self.dimensions)
+        return Projection(weight, -self.image_mean @ weight, identity, -self.text_mean)
+
+
+def fit_space(public: Public, *, rank: int, anchors: int = 512) -> Space:
+    """Means, ridge head, principal directions and anchors, from public pairs only.
+
+    rank: at most min(d, public pairs). Few directions carry most of what can be learnt, and the
+    noise that privacy costs grows with every one of them.
+    """
+    images, texts = torch.from_numpy(public.images), torch.from_numpy(public.texts)
+    image_mean, text_mean = images.mean(0), texts.mean(0)
+    x = images - image_mean
+    y = functional.normalize(texts - text_mean, dim=-1)
+    moment = x.T @ x
+    base = torch.linalg.solve(moment + BASE_PENALTY * torch.eye(x.shape[1]), x.T @ y)
+    variance, directions = torch.linalg.eigh(moment / len(x))
+    variance, directions = variance.flip(0)[:rank], directions.flip(1)[:, :rank]
+    whiten = directions / (variance.clamp_min(0) + SPREAD_FLOOR).sqrt()
+    radius = float((x @ whiten).norm(dim=1).median())
+    return Space(image_mean, text_mean, base, whiten, radius, y[:anchors].clone())

@@ -1,0 +1,283 @@
+"""Three objectives, one protocol: what a step may learn of the private rows is one bounded sum.
+
+Notation: a correction is a matrix Δ (rank, t); image i is embedded as start_i + z_i Δ. All
+gradients here are sums of outer products z_i ⊗ b_i, so the norm of a unit's or group's gradient
+follows from two small Gram matrices and no gradient is ever held per unit ("ghost norms":
+Goodfellow 2015, arXiv 1510.01799; Li et al. 2022, arXiv 2110.05679).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from retrieval.errors import ObjectiveRefused
+from workers.finetune import sampler
+from workers.finetune.heads import Rows
+
+Drawn = NDArray[np.int64]
+
+
+class Objective(Protocol):
+    """A bounded sum over units. Drawing them, noise and moving are the trainer's."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def clip(self) -> float:
+        """No clipped part of the sum is longer than this."""
+
+    @property
+    def sensitivity(self) -> float:
+        """How far, in L2, adding or removing one unit can move `clipped_sum`."""
+
+    @property
+    def size(self) -> int:
+        """Numbers in the sum."""
+
+    def clipped_sum(self, weights: torch.Tensor, rows: Rows, drawn: Drawn) -> torch.Tensor:
+        """(size,): the clipped sum over the units `drawn`; zeros if there are none."""
+
+    def directions(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, ·), (N, ·): the two factors of each row's own gradient before any training."""
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """Private least squares: Σ zᵀ[r, w·z] once, with noise, then a ridge solution.
+
+    r is what the public head leaves over. Each unit's statistics are clipped as one matrix.
+    With `moment_weight` 0 the second moment of the inputs is the public one, which costs
+    nothing; else the private one is released in the same sum.
+    """
+
+    rank: int
+    dimensions: int
+    clip: float
+    moment_weight: float = 0.0
+    name: str = "least_squares"
+
+    @property
+    def sensitivity(self) -> float:
+        """One unit is one term of the sum, clipped."""
+        return self.clip
+
+    @property
+    def width(self) -> int:
+        return self.dimensions + (self.rank if self.moment_weight else 0)
+
+    @property
+    def size(self) -> int:
+        return self.rank * self.width
+
+    def clipped_sum(self, weights: torch.Tensor, rows: Rows, drawn: Drawn) -> torch.Tensor:
+        chosen = rows.of_units(drawn)
+        left, right = self._factors(rows, chosen)
+        return clipped_outer_sum(left, right, rows.unit_of[chosen], self.clip).flatten()
+
+    def directions(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        left, right = self._factors(rows, np.arange(len(rows.unit_of)))
+        return left, -right  # the trainer's releases are descents: the same sign for all three
+
+    def _factors(self, rows: Rows, chosen: Drawn) -> tuple[torch.Tensor, torch.Tensor]:
+        left = rows.inputs[chosen]
+        residual = rows.targets[chosen] - rows.start[chosen]
+        if self.moment_weight:
+            residual = torch.cat([residual, self.moment_weight * left], 1)
+        return left, residual
+
+
+@dataclass(frozen=True)
+class PerExample:
+    """Each image against its own text and frozen public ones: the loss separates per image.
+
+    loss_i = -s·v_i·y_i + log(exp(s·v_i·y_i) + Σ_a exp(s·v_i·a)), anchors a public and frozen,
+    s the inverse temperature, also public. A unit's gradient is the sum over its images, clipped.
+    """
+
+    rank: int
+    dimensions: int
+    clip: float
+    anchors: torch.Tensor  # (A, t)
+    temperature: float
+    name: str = "per_example"
+
+    @property
+    def sensitivity(self) -> float:
+        """One unit is one term of the sum, clipped."""
+        return self.clip
+
+    @property
+    def size(self) -> int:
+        return self.rank * self.dimensions
+
+    def clipped_sum(self, weights: torch.Tensor, rows: Rows, drawn: Drawn) -> torch.Tensor:
+        chosen = rows.of_units(drawn)
+        left = rows.inputs[chosen]
+        right = self._descent(weights, rows, chosen)
+        return clipped_outer_sum(left, right, rows.unit_of[chosen], self.clip).flatten()
+
+    def directions(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = np.arange(len(rows.unit_of))
+        return rows.inputs, -self._descent(torch.zeros(self.size), rows, chosen)
+
+    def _descent(self, weights: torch.Tensor, rows: Rows, chosen: Drawn) -> torch.Tensor:
+        """(n, t): minus each loss's gradient by its own output."""
+        delta = weights.view(self.rank, self.dimensions)
+        output = (rows.start[chosen] + rows.inputs[chosen] @ delta).requires_grad_()
+        loss = per_example_loss(output, rows.targets[chosen], self.anchors, self.temperature)
+        return -torch.autograd.grad(loss.sum(), output)[0]
+
+
+def per_example_loss(
+    output: torch.Tensor, targets: torch.Tensor, anchors: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """output, targets: (n, t). Returns (n,): row i depends on row i and the anchors only."""
+    embedded = functional.normalize(output, dim=-1)
+    own = (embedded * targets).sum(1, keepdim=True) / temperature
+    others = embedded @ anchors.T / temperature
+    return torch.cat([own, others], 1).logsumexp(1) - own[:, 0]
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """A contrastive loss inside disjoint groups of units (the idea of DP-GCL, arXiv 2604.26467).
+
+    Each step draws units by Poisson sampling, gives every drawn unit a group by an independent
+    uniform label, takes in-group InfoNCE (frozen public anchors are further negatives), and
+    clips each group's gradient as one vector.
+
+    Why the ε is right, for adding or removing one unit u. Fix the coins and labels of all other
+    units, and u's label, which is independent of whether u is drawn. Without u the sum is some
+    m. With u it is m if u is not drawn (probability 1 - q), else only the group of u's label
+    differs: its gradient g becomes some g', both clipped to length C, so the sum moves by at
+    most |g'| + |g| ≤ 2C. The step is therefore the Poisson-sampled Gaussian mechanism with
+    sensitivity 2C, not C; averaging over what was fixed keeps the bound (divergences are jointly
+    convex, and u's neighbours' choices have one law in both worlds). Groups cut from a shuffled
+    list would not do: taking u out shifts others into other groups.
+
+    `groups` is the number of labels, fixed before the run; 1 is whole-batch clipping.
+    """
+
+    rank: int
+    dimensions: int
+    clip: float
+    anchors: torch.Tensor  # (A, t)
+    temperature: float
+    groups: int
+    name: str = "grouped_contrastive"
+
+    @property
+    def sensitivity(self) -> float:
+        """A unit is in one group, and that group's clipped gradient turns into another: 2C."""
+        return 2 * self.clip
+
+    @property
+    def size(self) -> int:
+        return self.rank * self.dimensions
+
+    def clipped_sum(self, weights: torch.Tensor, rows: Rows, drawn: Drawn) -> torch.Tensor:
+        label = np.zeros(rows.units, np.int64)
+        label[drawn] = sampler.labels(len(drawn), self.groups)
+        chosen = rows.of_units(drawn)
+        group = label[rows.unit_of[chosen]]
+        right = self._descent(weights, rows, chosen, group)
+        return clipped_outer_sum(rows.inputs[chosen], right, group, self.clip).flatten()
+
+    def directions(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        alone = PerExample(self.rank, self.dimensions, self.clip, self.anchors, self.temperature)
+        return alone.directions(rows)
+
+    def _descent(
+        self, weights: torch.Tensor, rows: Rows, chosen: Drawn, group: Drawn
+    ) -> torch.Tensor:
+        """(n, t): minus the gradient of the row's group's loss by the row's output."""
+        delta = weights.view(self.rank, self.dimensions)
+        output = (rows.start[chosen] + rows.inputs[chosen] @ delta).requires_grad_()
+        unit = torch.from_numpy(rows.unit_of[chosen])
+        loss = torch.zeros(())
+        for block in blocks(group):
+            loss = loss + grouped_loss(
+                output,
+                rows.targets[chosen],
+                unit,
+                block,
+                anchors=self.anchors,
+                temperature=self.temperature,
+            )
+        if not len(chosen):
+            return torch.zeros_like(output)
+        return -torch.autograd.grad(loss, output)[0]
+
+
+def grouped_loss(
+    output: torch.Tensor,
+    targets: torch.Tensor,
+    unit: torch.Tensor,
+    block: torch.Tensor,
+    *,
+    anchors: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
+    """In-group InfoNCE, summed. block: (groups, members) row numbers.
+
+    Images choose among the texts of their group and the anchors; texts choose among the images
+    of their group. Other images of one's own subject are no negatives.
+    """
+    images = functional.normalize(output, dim=-1)[block]
+    texts, units = targets[block], unit[block]
+    score = images @ texts.mT / temperature  # (groups, members, members)
+    same = torch.eye(block.shape[1], dtype=torch.bool)
+    score = score.masked_fill((units[:, :, None] == units[:, None, :]) & ~same, -torch.inf)
+    others = images @ anchors.T / temperature
+    to_text = torch.cat([score, others], 2).logsumexp(2)
+    to_image = score.logsumexp(1)
+    return (to_text + to_image - 2 * score.diagonal(dim1=1, dim2=2)).sum()
+
+
+def in_batch_contrastive(*_: object) -> Objective:
+    """Refused: an in-batch loss through per-example gradients.
+
+    Every image's loss holds all other images of the batch, so what hooks call the gradient of
+    one example changes with everybody else's data; clipping it bounds no one's share.
+    """
+    raise ObjectiveRefused(
+        "an in-batch contrastive loss does not separate per example: its epsilon would mean "
+        "nothing. Use the grouped objective, or frozen anchors instead of the batch"
+    )
+
+
+def clipped_outer_sum(
+    left: torch.Tensor, right: torch.Tensor, piece: Drawn, clip: float
+) -> torch.Tensor:
+    """Σ over pieces of clip(Σ over rows i of the piece of left_i ⊗ right_i).
+
+    left: (n, a); right: (n, b); piece: (n,). Returns (a, b). Each piece's matrix is scaled to
+    Frobenius norm `clip` if it is longer: |Σ l_i ⊗ r_i|² = Σ_ij (l_i·l_j)(r_i·r_j).
+    """
+    scale = torch.ones(len(left))
+    for block in blocks(piece):
+        a, b = left[block], right[block]
+        square = ((a @ a.mT) * (b @ b.mT)).sum((1, 2)).clamp_min(0)
+        factor = (clip / square.sqrt().clamp_min(1e-12)).clamp(max=1)
+        scale[block] = factor[:, None].expand_as(block)
+    return (left * scale[:, None]).T @ right
+
+
+def blocks(piece: Drawn) -> list[torch.Tensor]:
+    """Rows by piece, pieces of equal size together: (pieces, size) row numbers each."""
+    if not len(piece):
+        return []
+    order = np.argsort(piece, kind="stable")
+    _, first, count = np.unique(piece[order], return_index=True, return_counts=True)
+    found = []
+    for size in np.unique(count):
+        starts = first[count == size]
+        found.append(torch.from_numpy(order[starts[:, None] + np.arange(size)]))
+    return found
