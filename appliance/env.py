@@ -168,3 +168,9 @@ def log_server() -> tuple[str | None, Path | None]:
     """A syslog server over TLS, host or host:port, and the file of whom its certificate is from."""
     server, authority = os.environ.get("CLOISTER_SYSLOG"), os.environ.get("CLOISTER_SYSLOG_CA")
     return server or None, Path(authority) if authority else None
+
+
+def detectors_file() -> Path | None:
+    """The operator's list of further face detectors, if there is one."""
+    path = os.environ.get("CLOISTER_DETECTORS")
+    return Path(path).resolve() if path else None

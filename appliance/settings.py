@@ -138,6 +138,7 @@ CLOISTER_KEY_FILE = env.key_file()
 CLOISTER_STORE = env.private_folder(VAR / "store")
 CLOISTER_BROKER_URL = env.broker_url()
 CLOISTER_CHECKPOINTS = env.checkpoints_folder()
+CLOISTER_DETECTORS = env.detectors_file()
 CLOISTER_SYSLOG, CLOISTER_SYSLOG_CA = env.log_server()
 
 UNFOLD = {

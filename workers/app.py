@@ -11,10 +11,11 @@ django.setup()
 from celery.signals import celeryd_init, worker_init  # noqa: E402
 
 from retrieval import access  # noqa: E402
-from retrieval.errors import ServicesUnavailable  # noqa: E402
+from retrieval.errors import ModelRefused, ServicesUnavailable  # noqa: E402
 from retrieval.models import Stage  # noqa: E402
 from retrieval.queue import QUERY_QUEUE, app  # noqa: E402
 from workers.decode import sandbox  # noqa: E402
+from workers.deidentify.verdict import PROFILES, detector_for  # noqa: E402
 
 __all__ = ["app"]
 
@@ -39,6 +40,16 @@ def refuse_to_decode_unprotected(**_kwargs: object) -> None:
         raise SystemExit(str(error)) from error
     is_best = protection is sandbox.Protection.ISOLATED
     log.log(logging.INFO if is_best else logging.WARNING, "decoder: %s", protection.name.lower())
+
+
+@worker_init.connect
+def refuse_detectors_that_cannot_be_used(**_kwargs: object) -> None:
+    """A worker does not start while one of the operator's face detectors is not as listed."""
+    if {QUERY_QUEUE, Stage.DEIDENTIFY} & set(app.amqp.queues.consume_from):
+        try:
+            detector_for(PROFILES["photographs"])
+        except ModelRefused as error:
+            raise SystemExit(str(error)) from error
 
 
 @worker_init.connect

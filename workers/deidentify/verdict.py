@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+from django.conf import settings
 
 from retrieval.errors import Reason
 from workers.decode.sandbox import Decoded
@@ -76,7 +77,7 @@ class Deidentified:
 @lru_cache(maxsize=4)
 def detector_for(profile: Profile) -> FaceDetector:
     """Return the detector of a profile, loaded once. Raises ModelRefused."""
-    return union(threshold=profile.detection_threshold)
+    return union(threshold=profile.detection_threshold, added=settings.CLOISTER_DETECTORS)
 
 
 def deidentify(decoded: Decoded, profile: Profile, detector: FaceDetector) -> Deidentified:
