@@ -11,13 +11,15 @@ import numpy as np
 
 from retrieval import access, index, outbox, storage
 from retrieval.errors import NeedsReview, Rejected
-from retrieval.models import Collection, EncoderVersion, PrivacyProfile, Stage, State, Work
+from retrieval.models import Collection, EncoderVersion, PrivacyProfile, Stage, State, Subject, Work
 from retrieval.models import Image as StoredImage
 from retrieval.queue import QueryVectors
 from retrieval.storage import Form
+from workers.decode.dicom import MEDIA_TYPE as DICOM
 from workers.decode.limits import Limits
 from workers.decode.sandbox import decode
 from workers.deidentify import derivative
+from workers.deidentify.dicom.origin import Origin, origin_of
 from workers.deidentify.obscure import Style
 from workers.deidentify.verdict import Deidentified, Profile, detector_for
 from workers.deidentify.verdict import deidentify as deidentify_pixels
@@ -36,7 +38,10 @@ def deidentify(work: Work) -> None:
         image = StoredImage.objects.get(pk=work.image_id)
         profile = Collection.objects.select_related("profile").get(pk=work.collection_id).profile
     try:
-        covered = _deidentified(storage.read(image, Form.ORIGINAL), profile)
+        original = storage.read(image, Form.ORIGINAL)
+        covered = _deidentified(original, profile)
+        is_dicom = image.media_type == DICOM
+        origin = origin_of(original, collection_id=work.collection_id) if is_dicom else None
     except Rejected as rejected:
         with outbox.settling(work) as image:
             outbox.settle(image, State.REJECTED, rejected.reason)
@@ -53,11 +58,23 @@ def deidentify(work: Work) -> None:
             for f in covered.faces
         ]
         image.save(update_fields=["width", "height", "faces"])
+        if origin is not None:
+            _record_origin(image, origin)
         if covered.reason is not None:
             outbox.settle(image, State.REVIEW, covered.reason)
         else:
             outbox.settle(image, State.DEIDENTIFIED)
             outbox.add(image, Stage.ENCODE)
+
+
+def _record_origin(image: StoredImage, origin: Origin) -> None:
+    """Note whose picture this is, by pseudonym; pictures of one patient share one subject."""
+    if origin.pseudonym:
+        image.subject, _ = Subject.objects.get_or_create(
+            collection_id=image.collection_id, pseudonym=origin.pseudonym
+        )
+    image.modality, image.taken_on = origin.modality, origin.taken_on
+    image.save(update_fields=["subject", "modality", "taken_on"])
 
 
 def encode(work: Work) -> None:

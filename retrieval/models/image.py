@@ -77,6 +77,12 @@ class Image(models.Model):
     faces = models.JSONField(
         default=list, help_text="Covered faces: box x, y, w, h in upright pixels, score, detector."
     )
+    modality = models.CharField(
+        max_length=16, blank=True, help_text="DICOM modality (0008,0060), such as CT; else empty."
+    )
+    taken_on = models.DateField(
+        null=True, help_text="When a DICOM image was made, moved by its patient's days."
+    )
     received_at = models.DateTimeField(auto_now_add=True)
     indexed_at = models.DateTimeField(null=True)
 

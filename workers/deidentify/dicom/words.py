@@ -113,7 +113,7 @@ _PATTERNS = tuple(
         (rf"{_YEAR} *年 *\d+ *月 *\d+ *日", 0),
         # UIDs, telephone and social security numbers, network addresses
         (r"(?<![\d.])[0-2](?:\.\d+){5,}(?![\d.])", 0),
-        (r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])", 0),
+        (r"(?<![\d.])[1-9]\d{1,2}(?:\.\d{1,3}){3}(?![\d.])", 0),
         (r"(?<![\d.])\d{3}-\d{2}-\d{4}(?![\d.])", 0),
         (r"(?<![\w.])(?:\+\d{1,3}[ .-]?)?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?!\w)", 0),
         (r"(?<![\w.])\+\d[\d ()/-]{6,}\d(?!\w)", 0),
@@ -131,10 +131,10 @@ _PATTERNS = tuple(
         (r"\b(?:[A-Z][\w'.-]+ ){1,2}(?:[A-Z]\.? )?[A-Z][\w'-]+,? (?:MD|M\.D\.|PhD|DO|RN)\b", 0),
         # house number and street; state and postal code
         (
-            r"\b\d{1,5} (?:[A-Z][\w'.-]* ){1,4}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr"
-            r"|Boulevard|Blvd|Court|Ct|Way|Place|Pl|Square|Sq)\b\.?"
-            r"(?:,? (?:Apt|Suite|Unit)\.? ?\w+)?",
-            re.I,
+            r"\b\d{1,5} (?:[A-Z][\w'.-]* ){1,4}(?i:street|st|avenue|ave|road|rd|lane|ln|drive|dr"
+            r"|boulevard|blvd|court|ct|way|place|pl|square|sq)\b\.?"
+            r"(?:,? (?i:apt|suite|unit)\.? ?\w+)?",
+            0,
         ),
         (r"\b[A-Z][\w'-]+,? [A-Z]{2} \d{5}(?:-\d{4})?\b", 0),
         (r"\b[\w'-]+(?:stra(?:ss|ß)e|weg|gasse|platz) \d+[a-z]?\b", re.I),
