@@ -335,11 +335,12 @@ def _file_meta(dataset: Dataset, who: Person, syntax: UID) -> FileMetaDataset:
 
 def _score_text(result: Score, case: Case, content: bytes, after: Dataset) -> None:
     pixels = after.get("PixelData") or b""
-    lowered = content.replace(pixels, b"").lower() if pixels else content.lower()
+    written = content.replace(pixels, b"") if pixels else content
+    folded = written.decode("utf-8", "replace").casefold()
     for planted in case.person.identifiers():
         if planted.encode() not in case.content:
             continue
-        is_gone = planted.lower().encode() not in lowered and planted.encode() not in lowered
+        is_gone = planted.casefold() not in folded
         result.count("text_removed", is_gone, (case.name, planted))
     for keyword, phrase in case.texts.items():
         left = str(after.get(keyword) or "")
