@@ -44,6 +44,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "appliance.web.middleware.PasswordChangeMiddleware",
+    "appliance.web.middleware.EveryAnswerIsRecordedMiddleware",
     "appliance.web.middleware.FailClosedMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",

@@ -29,9 +29,7 @@ def look_at(image_id: UUID, *, actor: User, purpose: Purpose) -> Seen:
     image = _authorised(image_id, actor, purpose)
     named = access.collections_where(actor, purpose, Capability.SEE_SOURCE_NAMES)
     source = storage.source_name(image) if image.collection in named else None
-    number = audit.record(
-        Kind.IMAGE_VIEWED, actor=actor, purpose=purpose, image=image.pk, form="page"
-    )
+    number = _record_look(image, "page", actor, purpose)
     return Seen(image, source, number)
 
 
@@ -40,17 +38,33 @@ def picture(image_id: UUID, form: Form, *, actor: User, purpose: Purpose) -> byt
 
     Raises AccessDenied, on the log as well; AuditUnavailable; StorageCorrupt.
     """
-    content = recorded_picture(image_id, form, actor=actor, purpose=purpose)
-    audit.record(Kind.IMAGE_VIEWED, actor=actor, purpose=purpose, image=image_id, form=form)
+    image = _authorised_form(image_id, form, actor, purpose)
+    content = storage.read(image, form)
+    _record_look(image, form, actor, purpose)
     return content
 
 
 def recorded_picture(image_id: UUID, form: Form, *, actor: User, purpose: Purpose) -> bytes:
     """The de-identified JPEG of an image whose showing is on the log already, as a search's
     or a list's. The right to see it is looked up anew."""
+    return storage.read(_authorised_form(image_id, form, actor, purpose), form)
+
+
+def _record_look(image: Image, form: str, actor: User, purpose: Purpose) -> int:
+    return audit.record(
+        Kind.IMAGE_VIEWED,
+        actor=actor,
+        purpose=purpose,
+        image=image.pk,
+        subject=image.subject_id,
+        form=form,
+    )
+
+
+def _authorised_form(image_id: UUID, form: Form, actor: User, purpose: Purpose) -> Image:
     if form not in SHOWN_FORMS:
         raise AccessDenied(f"the {form} is not shown")
-    return storage.read(_authorised(image_id, actor, purpose), form)
+    return _authorised(image_id, actor, purpose)
 
 
 def is_shown(image: Image, *, may_review: bool) -> bool:

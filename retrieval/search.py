@@ -37,12 +37,16 @@ class Query:
 
 @dataclass(frozen=True)
 class Hit:
-    """`score` is the cosine similarity, rounded; `source` only where the actor may see names."""
+    """`score` is the cosine similarity, rounded; `source` only where the actor may see names.
+
+    `subject`: the id of whom it is of, where known. For the log.
+    """
 
     image_id: UUID
     collection: str
     score: float
     source: str | None
+    subject: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def search(query: Query, *, actor: User, purpose: Purpose, limit: int = 20) -> A
         purpose=purpose,
         collections=[str(c.pk) for c in permitted],
         images=[hit.image_id for hit in hits],
+        subjects=sorted({hit.subject for hit in hits if hit.subject is not None}),
         **told,
     )
     return Answer(hits, number)
@@ -117,6 +122,7 @@ def _nearest(
             source=storage.source_name(images[n.image_id])
             if n.collection_id in may_see_source
             else None,
+            subject=images[n.image_id].subject_id,
         )
         for n in neighbours
         if n.image_id in images

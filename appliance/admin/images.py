@@ -155,8 +155,14 @@ class ImageAdmin(GrantedAdmin):
         with in_context(request):
             response: Any = rendered(super().changelist_view(request, extra_context))
             changelist = getattr(response, "context_data", {}).get("cl")
-            shown = [image.pk for image in changelist.result_list] if changelist else []
-        audit.record(Kind.IMAGES_LISTED, actor=actor_of(request), purpose=PURPOSE, images=shown)
+            shown = list(changelist.result_list) if changelist else []
+        audit.record(
+            Kind.IMAGES_LISTED,
+            actor=actor_of(request),
+            purpose=PURPOSE,
+            images=[image.pk for image in shown],
+            subjects=sorted({i.subject_id for i in shown if i.subject_id is not None}),
+        )
         return response  # type: ignore[no-any-return]  # unfold has no types
 
     def changeform_view(
@@ -177,7 +183,12 @@ class ImageAdmin(GrantedAdmin):
             audit.record(Kind.IMAGE_DENIED, actor=actor, purpose=PURPOSE, image=image_id)
             raise AccessDenied("no such image") from error
         audit.record(
-            Kind.IMAGE_VIEWED, actor=actor, purpose=PURPOSE, image=image_id, form="administration"
+            Kind.IMAGE_VIEWED,
+            actor=actor,
+            purpose=PURPOSE,
+            image=image_id,
+            subject=image.subject_id,
+            form="administration",
         )
         return response
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Final
 
 from csp.constants import UNSAFE_EVAL, UNSAFE_INLINE
@@ -12,6 +13,7 @@ from django.urls import reverse
 from django_htmx.http import HttpResponseClientRedirect
 
 from appliance.web.views import errors
+from retrieval import audit
 from retrieval.errors import (
     AccessDenied,
     AuditUnavailable,
@@ -19,6 +21,7 @@ from retrieval.errors import (
     ServicesUnavailable,
     StorageCorrupt,
 )
+from retrieval.models import Kind, User
 
 log = logging.getLogger("cloister.web")
 
@@ -95,6 +98,68 @@ class PasswordChangeMiddleware:
         if request.headers.get("HX-Request"):
             return HttpResponseClientRedirect(here)
         return HttpResponseRedirect(here)
+
+
+UNAUDITED: Final = {
+    "healthz": "whether database and broker answer",
+    "sign_in": "the form; every try to sign in is on the log",
+    "admin:jsi18n": "the administration's own words, the same for everybody",
+}
+"""Routes whose answers hold no data and are not on the log. Published in docs/audit.md."""
+
+RECORDED_BEFORE: Final = ("thumbnail", "admin:retrieval_image_thumbnail")
+"""Part of an answer that is on the log already, and opened by its ticket only."""
+
+
+class EveryAnswerIsRecordedMiddleware:
+    """What a view handed out and nobody put on the log is put on it here, or not handed out.
+
+    Views record what they know best: which images. This one sees to it that none is forgotten.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        before = audit.recorded_so_far()
+        response = self.get_response(request)
+        if audit.recorded_so_far() != before or not _tells_something(request, response):
+            return response
+        try:
+            self._record(request, response)
+        except AuditUnavailable:
+            log.error("no answer: AuditUnavailable")  # noqa: TRY400  a database's message may tell
+            return errors.unavailable(request)
+        return response
+
+    def _record(self, request: HttpRequest, response: HttpResponseBase) -> None:
+        route = _route(request)
+        is_served = response.status_code < HTTPStatus.BAD_REQUEST
+        if is_served and route in RECORDED_BEFORE:
+            audit.require_writable()
+            return
+        audit.record(
+            Kind.PAGE_SERVED if is_served else Kind.PAGE_DENIED,
+            actor=request.user if isinstance(request.user, User) else None,
+            route=route,
+            status=response.status_code,
+        )
+
+
+def _route(request: HttpRequest) -> str:
+    """The route's name: the address itself may hold what a person typed."""
+    return request.resolver_match.view_name if request.resolver_match else ""
+
+
+def _tells_something(request: HttpRequest, response: HttpResponseBase) -> bool:
+    """Not: a form to sign in, the way to it, and what was not understood or not found at all."""
+    if _route(request) in UNAUDITED or request.resolver_match is None:
+        return False
+    if response.status_code < HTTPStatus.MULTIPLE_CHOICES:
+        return True
+    known = isinstance(request.user, User)
+    denied = response.status_code in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+    return known and (response.status_code < HTTPStatus.BAD_REQUEST or denied)
 
 
 class FailClosedMiddleware:

@@ -13,13 +13,20 @@ syslog.py      messages over TLS to a log server
 """
 
 from retrieval.audit.chain import Verification, verify
-from retrieval.audit.events import fingerprint, record, record_in_transaction, require_writable
+from retrieval.audit.events import (
+    fingerprint,
+    record,
+    record_in_transaction,
+    recorded_so_far,
+    require_writable,
+)
 
 __all__ = [
     "Verification",
     "fingerprint",
     "record",
     "record_in_transaction",
+    "recorded_so_far",
     "require_writable",
     "verify",
 ]

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from contextvars import ContextVar
 from uuid import UUID
 
 from django.db import DatabaseError, InterfaceError, connection, transaction
@@ -32,6 +33,14 @@ def record(kind: Kind, *, actor: User | None, purpose: str = "", **details: type
         raise AuditUnavailable(f"event {kind} could not be recorded") from error
 
 
+_recorded: ContextVar[int] = ContextVar("recorded", default=0)
+
+
+def recorded_so_far() -> int:
+    """How many entries this thread of execution has written: grows with each."""
+    return _recorded.get()
+
+
 def require_writable() -> None:
     """Raise AuditUnavailable unless an entry could be written now. Nothing is.
 
@@ -41,6 +50,7 @@ def require_writable() -> None:
         with transaction.atomic(durable=True):
             _limit_waiting()
             _append(Kind.AUDIT_READ, None, "", {})
+            # Rolled back, it costs no write to the disk.
             transaction.set_rollback(True)
     except (DatabaseError, InterfaceError) as error:
         raise AuditUnavailable("the log cannot be written") from error
@@ -72,6 +82,7 @@ def _append(
             [kind, None if actor is None else actor.pk, purpose, canonical],
         )
         (number,) = cursor.fetchone()
+    _recorded.set(_recorded.get() + 1)
     return int(number)
 
 

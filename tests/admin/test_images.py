@@ -66,7 +66,7 @@ def test_a_list_is_on_the_log_with_the_images_it_shows(
 
     assert str(image.pk) in browser.get(LIST).content.decode()
 
-    assert log(Kind.IMAGES_LISTED) == [{"images": [str(image.pk)]}]
+    assert log(Kind.IMAGES_LISTED) == [{"images": [str(image.pk)], "subjects": []}]
 
 
 def test_a_page_is_on_the_log(
@@ -76,7 +76,8 @@ def test_a_page_is_on_the_log(
 
     browser.get(page_of(image))
 
-    assert log(Kind.IMAGE_VIEWED) == [{"form": "administration", "image": str(image.pk)}]
+    (viewed,) = log(Kind.IMAGE_VIEWED)
+    assert viewed == {"form": "administration", "image": str(image.pk), "subject": None}
 
 
 def test_what_cannot_be_recorded_is_not_shown(

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from django.core.management import CommandError, call_command
 
-from retrieval import access, audit
+from retrieval import access, audit, look
 from retrieval.audit import outside
 from retrieval.models import Image, Kind, Purpose, Subject
 from tests.factories import make_collection, make_encoder, make_image, make_user, operator
@@ -201,10 +201,13 @@ def test_who_saw_images_of_a_subject_is_told(entries: None, tmp_path: Path) -> N
     subject, image = subject_and_image()
     path = tmp_path / "seen.jsonl"
     seen = audit.record(Kind.IMAGE_VIEWED, actor=operator(), image=image.pk)
+    looked_at = look.look_at(image.pk, actor=operator(), purpose=Purpose.ADMINISTRATION)
     erased_since = audit.record(Kind.SEARCH_SERVED, actor=operator(), subjects=[subject])
 
     run("export", "--output", path, "--subject", subject)
 
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert [line["number"] for line in lines[1:]] == [seen, erased_since, erased_since + 1]
+    numbers = [seen, looked_at.audit_number, erased_since, erased_since + 1]
+    assert [line["number"] for line in lines[1:]] == numbers
+    assert json.loads(lines[2]["details"])["subject"] == subject
     assert outside.configured().size == 0

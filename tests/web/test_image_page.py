@@ -32,8 +32,8 @@ def test_looking_at_an_image_is_on_the_log(browser: Client, image: Image, log: L
     browser.get(reverse("preview", args=[image.pk]))
 
     assert log(Kind.IMAGE_VIEWED) == [
-        {"form": "page", "image": str(image.pk)},
-        {"form": "preview", "image": str(image.pk)},
+        {"form": "page", "image": str(image.pk), "subject": None},
+        {"form": "preview", "image": str(image.pk), "subject": None},
     ]
 
 
