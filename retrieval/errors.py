@@ -29,6 +29,8 @@ class Reason(StrEnum):
     REJECTED_BY_REVIEWER = "rejected_by_reviewer"
     # review: a person must look before anything else happens
     FACE_STILL_FOUND = "face_still_found"
+    TEXT_STILL_FOUND = "text_still_found"
+    CODE_STILL_FOUND = "code_still_found"
     DETECTOR_FAILED = "detector_failed"
     MAY_CARRY_BURNED_IN_TEXT = "may_carry_burned_in_text"
     # quarantined: the machinery failed three times on this file

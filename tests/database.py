@@ -55,7 +55,10 @@ def empty(var: Path) -> None:
             superuser.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(name)))
         superuser.execute("DELETE FROM retrieval_user WHERE username <> 'operator'")
         superuser.execute("UPDATE retrieval_user SET is_active = true")
-        superuser.execute("DELETE FROM retrieval_privacyprofile WHERE name <> 'photographs'")
+        superuser.execute(
+            "DELETE FROM retrieval_privacyprofile"
+            " WHERE name NOT IN ('photographs', 'documents', 'clinical')"
+        )
         superuser.execute(
             "UPDATE retrieval_audithead SET number = 0, entry_hash = sha256('cloister audit log')"
         )

@@ -20,8 +20,9 @@ from workers.decode.limits import Limits
 from workers.decode.sandbox import decode
 from workers.deidentify import derivative
 from workers.deidentify.dicom.origin import Origin, origin_of
+from workers.deidentify.marks import as_stored
 from workers.deidentify.obscure import Style
-from workers.deidentify.verdict import Deidentified, Profile, detector_for
+from workers.deidentify.verdict import Deidentified, Profile, detectors_for
 from workers.deidentify.verdict import deidentify as deidentify_pixels
 from workers.encode.encoder import Encoder, Pixels
 from workers.encode.registry import EMBEDDED, load
@@ -55,9 +56,13 @@ def deidentify(work: Work) -> None:
         image.height, image.width = covered.pixels.shape[:2]
         image.faces = [
             {"box": list(f.box), "score": round(f.score, 3), "detector": f.detector}
-            for f in covered.faces
+            for f in covered.boxes.faces
         ]
-        image.save(update_fields=["width", "height", "faces"])
+        image.text = [
+            as_stored(mark, image.height, image.width)
+            for mark in covered.boxes.text + covered.boxes.codes
+        ]
+        image.save(update_fields=["width", "height", "faces", "text"])
         if origin is not None:
             _record_origin(image, origin)
         if covered.reason is not None:
@@ -155,5 +160,8 @@ def _deidentified(content: bytes, profile: PrivacyProfile) -> Deidentified:
         mosaic_cells=profile.mosaic_cells,
         margin=profile.margin,
         detection_threshold=profile.detection_threshold,
+        cover_text=profile.cover_text,
+        cover_codes=profile.cover_codes,
+        text_allowed=tuple(profile.text_allowed),
     )
-    return deidentify_pixels(decode(content), rules, detector_for(rules))
+    return deidentify_pixels(decode(content), rules, detectors_for(rules))

@@ -63,7 +63,15 @@ class CollectionAdmin(ModelAdmin[Collection]):
 class PrivacyProfileAdmin(ModelAdmin[PrivacyProfile]):
     """How pictures are covered. The floor stands in the database; images keep what they got."""
 
-    list_display = ["name", "cover", "mosaic_cells", "margin", "detection_threshold"]
+    list_display = [
+        "name",
+        "cover",
+        "mosaic_cells",
+        "margin",
+        "detection_threshold",
+        "cover_text",
+        "cover_codes",
+    ]
 
     def save_model(
         self, request: HttpRequest, obj: PrivacyProfile, form: Any, change: bool
@@ -77,6 +85,9 @@ class PrivacyProfileAdmin(ModelAdmin[PrivacyProfile]):
             mosaic_cells=obj.mosaic_cells,
             margin=obj.margin,
             detection_threshold=obj.detection_threshold,
+            cover_text=obj.cover_text,
+            cover_codes=obj.cover_codes,
+            text_allowed=obj.text_allowed,
         )
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:

@@ -1,6 +1,7 @@
 from typing import Any
 
 from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
@@ -10,6 +11,14 @@ from retrieval.models.grant import Purpose
 class Cover(models.TextChoices):
     SOLID = "solid", "Solid"
     MOSAIC = "mosaic", "Mosaic (at most 6×6 cells)"
+
+
+def check_text_allowed(entry: str) -> None:
+    """A number alone may be a date, an age or part of an identifier: it never stays."""
+    if not any(letter.isalpha() for letter in entry):
+        raise ValidationError("An allowed text must hold a letter.")
+    if "##" in "".join(entry.split()):
+        raise ValidationError("An allowed text must not hold two numbers in a row.")
 
 
 class PrivacyProfile(models.Model):
@@ -37,8 +46,29 @@ class PrivacyProfile(models.Model):
         help_text="Score from which a detection counts as a face. Lower covers more.",
     )
 
+    cover_text = models.BooleanField(
+        default=False,
+        help_text="Cover writing, read or not. Without it, DICOM images that may carry some"
+        " wait for a person.",
+    )
+    cover_codes = models.BooleanField(
+        default=False, help_text="Cover bar codes and matrix codes (QR, Data Matrix, …)."
+    )
+    text_allowed = ArrayField(
+        models.CharField(max_length=24, validators=[check_text_allowed]),
+        default=list,
+        blank=True,
+        size=32,
+        help_text="Writing that stays, such as L or # cm, separated by commas. # stands for a"
+        " number of at most three digits; each entry holds a letter.",
+    )
+
     class Meta:
         constraints = [
+            models.CheckConstraint(
+                name="profile_allows_at_most_32_texts",
+                condition=models.Q(text_allowed__len__lte=32),
+            ),
             models.CheckConstraint(
                 name="profile_mosaic_is_coarse",
                 condition=models.Q(mosaic_cells__gte=1, mosaic_cells__lte=6),

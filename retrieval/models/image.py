@@ -77,6 +77,10 @@ class Image(models.Model):
     faces = models.JSONField(
         default=list, help_text="Covered faces: box x, y, w, h in upright pixels, score, detector."
     )
+    text = models.JSONField(
+        default=list,
+        help_text="Covered writing and codes: box, score, kind, detector; never what they say.",
+    )
     modality = models.CharField(
         max_length=16, blank=True, help_text="DICOM modality (0008,0060), such as CT; else empty."
     )

@@ -11,7 +11,7 @@ from tests.decode import samples
 from workers.decode.sandbox import Decoded, decode
 from workers.deidentify.faces import Face, Pixels, Union, union
 from workers.deidentify.obscure import Style, lies_under_covers
-from workers.deidentify.verdict import PROFILES, Profile, deidentify, detector_for
+from workers.deidentify.verdict import PROFILES, Detectors, Profile, deidentify, detector_for
 
 PROFILE = PROFILES["photographs"]
 PHOTOGRAPH = Decoded(samples.noise(64, 64), 1, "image/png")
@@ -57,27 +57,30 @@ def test_the_astronaut_is_released_with_the_face_covered(
     decoded = decode(samples.picture("astronaut.png"))
     profile = Profile("test", cover=style)  # type: ignore[arg-type]
 
-    result = deidentify(decoded, profile, detector)
+    result = deidentify(decoded, profile, Detectors(detector))
 
     assert (result.verdict, result.reason) == ("released", None)
     assert len(np.unique(result.pixels[65:180, 180:270].reshape(-1, 3), axis=0)) <= 36
     assert np.array_equal(result.pixels[300:], decoded.pixels[300:])
     assert all(
-        lies_under_covers(found, result.faces, margin=0.25, height=512, width=512)
+        lies_under_covers(found, result.boxes.faces, margin=0.25, height=512, width=512)
         for found in detector.detect(result.pixels)
     )
 
 
 @pytest.mark.parametrize("name", ["camera.png", "coffee.png", "chelsea.png", "rocket.jpg"])
 def test_covers_themselves_do_not_send_pictures_to_review(detector: Union, name: str) -> None:
-    assert deidentify(decode(samples.picture(name)), PROFILE, detector).verdict == "released"
+    assert (
+        deidentify(decode(samples.picture(name)), PROFILE, Detectors(detector)).verdict
+        == "released"
+    )
 
 
 def test_a_turned_astronaut_is_released_with_the_face_covered(detector: Union) -> None:
     with Image.open(samples.PICTURES / "astronaut.png") as image:
         lying = np.asarray(image.convert("RGB").rotate(90))
 
-    result = deidentify(Decoded(lying, 1, "image/png"), PROFILE, detector)
+    result = deidentify(Decoded(lying, 1, "image/png"), PROFILE, Detectors(detector))
 
     assert result.verdict == "released"
     assert not result.pixels[242:332, 65:180].any()
@@ -86,7 +89,7 @@ def test_a_turned_astronaut_is_released_with_the_face_covered(detector: Union) -
 def test_the_second_look_is_at_the_covered_pixels() -> None:
     detector = Scripted([[FACE], NOBODY])
 
-    result = deidentify(PHOTOGRAPH, PROFILE, detector)
+    result = deidentify(PHOTOGRAPH, PROFILE, Detectors(detector))
 
     assert result.verdict == "released"
     assert np.array_equal(detector.seen[1], result.pixels)
@@ -94,15 +97,15 @@ def test_the_second_look_is_at_the_covered_pixels() -> None:
 
 
 def test_a_face_found_only_by_the_second_look_is_covered_too_and_asks_a_person() -> None:
-    result = deidentify(PHOTOGRAPH, PROFILE, Scripted([[FACE], [OTHER]]))
+    result = deidentify(PHOTOGRAPH, PROFILE, Detectors(Scripted([[FACE], [OTHER]])))
 
     assert (result.verdict, result.reason) == ("review", Reason.FACE_STILL_FOUND)
-    assert result.faces == (FACE, OTHER)
+    assert result.boxes.faces == (FACE, OTHER)
     assert not result.pixels[40:50, 40:50].any()
 
 
 def test_a_face_that_is_still_found_sends_the_picture_to_review() -> None:
-    result = deidentify(PHOTOGRAPH, PROFILE, Scripted([NOBODY, [OTHER]]))
+    result = deidentify(PHOTOGRAPH, PROFILE, Detectors(Scripted([NOBODY, [OTHER]])))
 
     assert (result.verdict, result.reason) == ("review", Reason.FACE_STILL_FOUND)
     assert not result.pixels[40:50, 40:50].any()
@@ -112,16 +115,20 @@ def test_a_face_that_is_still_found_sends_the_picture_to_review() -> None:
 def test_what_the_second_look_sees_in_a_cover_is_no_face(style: Style) -> None:
     profile = Profile("test", cover=style)
 
-    result = deidentify(PHOTOGRAPH, profile, Scripted([[FACE], [Face((8, 8, 20, 20), 0.9, "s")]]))
+    result = deidentify(
+        PHOTOGRAPH, profile, Detectors(Scripted([[FACE], [Face((8, 8, 20, 20), 0.9, "s")]]))
+    )
 
-    assert (result.verdict, result.faces) == ("released", (FACE,))
+    assert (result.verdict, result.boxes.faces) == ("released", (FACE,))
 
 
 @pytest.mark.parametrize(
     "box", [(8, 26, 20, 20), (0, 0, 64, 64), (27, 27, 20, 20)], ids=["half", "around", "corner"]
 )
 def test_what_reaches_out_of_a_cover_is_a_face(box: tuple[int, int, int, int]) -> None:
-    result = deidentify(PHOTOGRAPH, PROFILE, Scripted([[FACE], [Face(box, 0.9, "scripted")]]))
+    result = deidentify(
+        PHOTOGRAPH, PROFILE, Detectors(Scripted([[FACE], [Face(box, 0.9, "scripted")]]))
+    )
 
     assert (result.verdict, result.reason) == ("review", Reason.FACE_STILL_FOUND)
     x, y, w, h = box
@@ -132,7 +139,7 @@ def test_what_reaches_out_of_a_cover_is_a_face(box: tuple[int, int, int, int]) -
 def test_a_failing_detector_shows_nothing_and_asks_a_person(
     answers: list[list[Face] | Exception],
 ) -> None:
-    result = deidentify(PHOTOGRAPH, PROFILE, Scripted(answers))
+    result = deidentify(PHOTOGRAPH, PROFILE, Detectors(Scripted(answers)))
 
     assert (result.verdict, result.reason) == ("review", Reason.DETECTOR_FAILED)
     assert result.pixels.shape == PHOTOGRAPH.pixels.shape
@@ -141,7 +148,9 @@ def test_a_failing_detector_shows_nothing_and_asks_a_person(
 
 @pytest.mark.parametrize("modality", ["US", "SC", "ES", "XC", "GM", "OT", "XA", "RF", "ZZ", None])
 def test_a_dicom_image_that_may_show_writing_is_for_a_person(modality: str | None) -> None:
-    result = deidentify(replace(SLICE, modality=modality), PROFILE, Scripted([[FACE], NOBODY]))
+    result = deidentify(
+        replace(SLICE, modality=modality), PROFILE, Detectors(Scripted([[FACE], NOBODY]))
+    )
 
     assert (result.verdict, result.reason) == ("review", Reason.MAY_CARRY_BURNED_IN_TEXT)
     assert not result.pixels[10:30, 10:30].any()
@@ -167,7 +176,7 @@ def test_a_dicom_image_that_may_show_writing_is_for_a_person(modality: str | Non
     ],
 )
 def test_what_the_header_says_decides_about_writing(decoded: Decoded, verdict: str) -> None:
-    assert deidentify(decoded, PROFILE, Scripted([NOBODY])).verdict == verdict
+    assert deidentify(decoded, PROFILE, Detectors(Scripted([NOBODY]))).verdict == verdict
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from tests.factories import make_collection, make_encoder, make_image, operator,
 from workers import stages, tasks
 from workers.decode.sandbox import decode
 from workers.deidentify.faces import union
-from workers.deidentify.verdict import Profile
+from workers.deidentify.verdict import Detectors, Profile
 from workers.encode.encoder import Encoder
 
 pytestmark = pytest.mark.usefixtures("db")
@@ -160,7 +160,7 @@ def test_a_face_that_is_still_found_sends_the_image_to_review(
     portrait: Image, worker: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everywhere = union(threshold=0.0001)
-    monkeypatch.setattr(stages, "detector_for", lambda _profile: everywhere)
+    monkeypatch.setattr(stages, "detectors_for", lambda _profile: Detectors(everywhere))
 
     run(Stage.DEIDENTIFY)
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 
 from workers.decode.sandbox import Decoded
 from workers.deidentify.faces import FaceDetector, Pixels
-from workers.deidentify.verdict import Profile, deidentify
+from workers.deidentify.verdict import Detectors, Profile, deidentify
 
 # x, y, width, height in pixels.
 Box = tuple[float, float, float, float]
@@ -78,7 +78,7 @@ def needless_reviews(
 ) -> float:
     """Share of pictures whose faces were covered and which go to a person all the same."""
     results = [
-        deidentify(Decoded(picture.pixels, 1, "image/png"), profile, detector)
+        deidentify(Decoded(picture.pixels, 1, "image/png"), profile, Detectors(detector))
         for picture in pictures
     ]
     return sum(result.verdict == "review" for result in results) / max(len(results), 1)

@@ -1,7 +1,7 @@
 """Decide whether a picture may leave: find, cover, look again, and when in doubt ask a person."""
 
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -9,7 +9,10 @@ from django.conf import settings
 
 from retrieval.errors import Reason
 from workers.decode.sandbox import Decoded
+from workers.deidentify.allowed import MAX_ENTRIES, check_entry, is_allowed
+from workers.deidentify.codes import CodeDetector, ZxingCodes
 from workers.deidentify.faces import Face, FaceDetector, Pixels, union
+from workers.deidentify.marks import Mark, cover_marks, without_inner
 from workers.deidentify.obscure import (
     DEFAULT_MARGIN,
     MAX_CELLS,
@@ -18,6 +21,7 @@ from workers.deidentify.obscure import (
     cover,
     lies_under_covers,
 )
+from workers.deidentify.text import RapidText, Reading, TextDetector
 
 # Scores above which a detector may look away. Above it, one face in twenty goes unseen.
 MAX_DETECTION_THRESHOLD = 0.3
@@ -30,6 +34,16 @@ _MODALITIES_WITHOUT_TEXT = frozenset(
 )
 _DICOM = "application/dicom"
 
+# Writing stays only where it is read this surely; a mark much longer than its words would be holds
+# more than was read of it.
+_SURE_SCORE = 0.8
+_MAX_LETTER_WIDTH = 1.5  # of the mark's height
+# So much, read so surely after covering, is a word that was left.
+_WORD_LETTERS = 3
+_WORD_SCORE = 0.6
+# Of a multi-frame image so many frames are looked at as fully as a single picture.
+_SAMPLED_FRAMES = 8
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -37,6 +51,8 @@ class Profile:
 
     cover: "solid" or "mosaic". mosaic_cells: 1 to 6 along each side. margin: at least 0.1 of a
     face's longer side. detection_threshold: score in (0, 0.3] from which something is a face.
+    cover_text, cover_codes: whether writing, bar and matrix codes are covered as well.
+    text_allowed: the writing that stays all the same (workers/deidentify/allowed.py).
     Raises ValueError below the floor.
     """
 
@@ -45,6 +61,9 @@ class Profile:
     mosaic_cells: int = MAX_CELLS
     margin: float = DEFAULT_MARGIN
     detection_threshold: float = 0.2
+    cover_text: bool = False
+    cover_codes: bool = False
+    text_allowed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.cover not in ("solid", "mosaic"):
@@ -55,52 +74,134 @@ class Profile:
             raise ValueError(f"margin must be at least {MIN_MARGIN}")
         if not 0 < self.detection_threshold <= MAX_DETECTION_THRESHOLD:
             raise ValueError(f"detection_threshold must be in (0, {MAX_DETECTION_THRESHOLD}]")
+        if len(self.text_allowed) > MAX_ENTRIES:
+            raise ValueError(f"text_allowed must hold at most {MAX_ENTRIES} entries")
+        for entry in self.text_allowed:
+            check_entry(entry)
 
 
-PROFILES = {name: Profile(name) for name in ("photographs", "clinical")}
+# Side marks and scale bars: what a clinician needs and no person is known by.
+CLINICAL_TEXT = ("L", "R", "# cm", "# mm")
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("photographs"),
+        Profile("documents"),
+        Profile("clinical", cover_text=True, cover_codes=True, text_allowed=CLINICAL_TEXT),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Detectors:
+    """What looks at pictures for one profile; None where the profile covers no such thing."""
+
+    faces: FaceDetector
+    text: TextDetector | None = None
+    codes: CodeDetector | None = None
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """What is to be covered, in pixels of the upright image. Writing that may stay is left out."""
+
+    faces: tuple[Face, ...] = ()
+    text: tuple[Mark, ...] = ()
+    codes: tuple[Mark, ...] = ()
+
+    def __add__(self, other: "Boxes") -> "Boxes":
+        return Boxes(self.faces + other.faces, self.text + other.text, self.codes + other.codes)
 
 
 @dataclass(frozen=True)
 class Deidentified:
     """A picture after de-identification.
 
-    pixels: (H, W, 3) uint8 RGB with every face found covered; all black if the detector failed.
+    pixels: (H, W, 3) uint8 RGB with everything found covered; all black if a detector failed.
     verdict: "released", or "review" with the reason. Only released pixels may be encoded or shown.
     """
 
     pixels: Pixels = field(repr=False)
-    faces: tuple[Face, ...]
+    boxes: Boxes
+    verdict: Literal["released", "review"]
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True)
+class DeidentifiedFrames:
+    """The frames of one image after de-identification, (N, H, W, 3), and one verdict for all."""
+
+    frames: Pixels = field(repr=False)
+    boxes: Boxes
     verdict: Literal["released", "review"]
     reason: Reason | None = None
 
 
 @lru_cache(maxsize=4)
 def detector_for(profile: Profile) -> FaceDetector:
-    """Return the detector of a profile, loaded once. Raises ModelRefused."""
+    """Return the face detector of a profile, loaded once. Raises ModelRefused."""
     return union(threshold=profile.detection_threshold, added=settings.CLOISTER_DETECTORS)
 
 
-def deidentify(decoded: Decoded, profile: Profile, detector: FaceDetector) -> Deidentified:
-    """Cover every face of `decoded` and say whether the result may be released.
+def detectors_for(profile: Profile) -> Detectors:
+    """Return all detectors a profile asks for, loaded once a process. Raises ModelRefused."""
+    return Detectors(
+        faces=detector_for(profile),
+        text=_text_detector() if profile.cover_text else None,
+        codes=ZxingCodes() if profile.cover_codes else None,
+    )
 
-    Never raises for the detector's sake: a failing one gives a black picture for review.
+
+@cache
+def _text_detector() -> TextDetector:
+    return RapidText()
+
+
+def deidentify(decoded: Decoded, profile: Profile, detectors: Detectors) -> Deidentified:
+    """Cover all that `profile` names in `decoded` and say whether the result may be released.
+
+    Never raises for a detector's sake: a failing one gives a black picture for review.
+    """
+    one = deidentify_frames(decoded.pixels[None], profile, detectors)
+    verdict, reason = one.verdict, one.reason
+    if verdict == "released" and may_carry_text(decoded, profile, one.boxes):
+        verdict, reason = "review", Reason.MAY_CARRY_BURNED_IN_TEXT
+    return Deidentified(one.frames[0], one.boxes, verdict, reason)
+
+
+def deidentify_frames(frames: Pixels, profile: Profile, detectors: Detectors) -> DeidentifiedFrames:
+    """Cover in every frame what is found in any, and look at each again.
+
+    frames: (N, H, W, 3) uint8 RGB of one image. What its header says is not asked here.
     """
     try:
-        faces, covered, is_clean = _cover_faces(decoded.pixels, profile, detector)
+        boxes = _boxes_of_frames(frames, profile, detectors)
+        covered = np.stack([cover_all(frame, boxes, profile) for frame in frames])
+        again, reason = Boxes(), None
+        for frame in covered:
+            left, its_reason = _look_again(frame, boxes, profile, detectors)
+            again, reason = again + left, reason or its_reason
+        if again != Boxes():
+            solid = replace(profile, cover="solid")
+            covered = np.stack([cover_all(frame, again, solid) for frame in covered])
     except Exception:  # noqa: BLE001 - whatever a detector raises, nothing un-redacted may leave
-        black = np.zeros_like(decoded.pixels)
-        return Deidentified(black, (), "review", Reason.DETECTOR_FAILED)
-    if not is_clean:
-        return Deidentified(covered, faces, "review", Reason.FACE_STILL_FOUND)
-    if may_carry_text(decoded):
-        return Deidentified(covered, faces, "review", Reason.MAY_CARRY_BURNED_IN_TEXT)
-    return Deidentified(covered, faces, "released")
+        black = np.zeros_like(frames)
+        return DeidentifiedFrames(black, Boxes(), "review", Reason.DETECTOR_FAILED)
+    verdict: Literal["released", "review"] = "review" if reason else "released"
+    return DeidentifiedFrames(covered, boxes + again, verdict, reason)
 
 
-def may_carry_text(decoded: Decoded) -> bool:
-    """Whether a DICOM image may show names or numbers: unless its header denies it, assume so."""
+def may_carry_text(decoded: Decoded, profile: Profile, covered: Boxes) -> bool:
+    """Whether a DICOM image may still show names or numbers.
+
+    Unless its header denies it or its modality writes nothing, assume so, where the profile covers
+    no writing. Where it does, a header that says there is some while none was found knows more
+    than the detector.
+    """
     if decoded.media_type != _DICOM or decoded.burned_in is False:
         return False
+    if profile.cover_text:
+        return decoded.burned_in is True and not covered.text
     return (
         decoded.burned_in is True
         or decoded.copied_screen
@@ -108,24 +209,95 @@ def may_carry_text(decoded: Decoded) -> bool:
     )
 
 
-def _cover_faces(
-    pixels: Pixels, profile: Profile, detector: FaceDetector
-) -> tuple[tuple[Face, ...], Pixels, bool]:
-    """Return all faces found, the covered pixels, and whether the second look found nothing.
+def boxes_to_cover(pixels: Pixels, profile: Profile, detectors: Detectors) -> Boxes:
+    """Return all that `profile` wants covered in one (H, W, 3) uint8 RGB frame."""
+    written = detectors.text.find(pixels) if detectors.text else ()
+    return Boxes(
+        faces=tuple(detectors.faces.detect(pixels)),
+        text=tuple(mark for mark in written if not _may_stay(pixels, mark, profile, detectors)),
+        codes=detectors.codes.find(pixels) if detectors.codes else (),
+    )
 
-    What the second look finds is covered too, and solidly: it may be a face that another one hid.
-    Covers are no faces, however like one a mosaic looks.
-    """
-    faces = tuple(detector.detect(pixels))
+
+def cover_all(pixels: Pixels, boxes: Boxes, profile: Profile) -> Pixels:
+    """Return a copy of one (H, W, 3) uint8 RGB frame with all boxes covered."""
     covered = cover(
-        pixels, faces, style=profile.cover, cells=profile.mosaic_cells, margin=profile.margin
+        pixels, boxes.faces, style=profile.cover, cells=profile.mosaic_cells, margin=profile.margin
     )
-    height, width = pixels.shape[:2]
-    again = tuple(
+    return cover_marks(covered, boxes.text + boxes.codes)
+
+
+def _boxes_of_frames(frames: Pixels, profile: Profile, detectors: Detectors) -> Boxes:
+    """Look at one frame fully; of several at each, and fully at what shows in any of them.
+
+    Writing that stands still shows in the brightest and darkest value of each pixel over time,
+    whatever moves behind it; a sample of frames shows what those two blend.
+    """
+    if len(frames) == 1:
+        return boxes_to_cover(frames[0], profile, detectors)
+    sampled = np.linspace(0, len(frames) - 1, min(len(frames), _SAMPLED_FRAMES)).astype(int)
+    boxes = Boxes()
+    if detectors.text or detectors.codes:
+        for still in (frames.max(axis=0), frames.min(axis=0)):
+            boxes += replace(boxes_to_cover(still, profile, detectors), faces=())
+    for number, frame in enumerate(frames):
+        if number in sampled:
+            boxes += boxes_to_cover(frame, profile, detectors)
+        else:
+            boxes += _quick_look(frame, profile, detectors)
+    return replace(boxes, text=without_inner(boxes.text), codes=without_inner(boxes.codes))
+
+
+def _quick_look(pixels: Pixels, profile: Profile, detectors: Detectors) -> Boxes:
+    """The same as `boxes_to_cover`, with the fewer views that a second look has."""
+    written = detectors.text.find_again(pixels) if detectors.text else ()
+    return Boxes(
+        faces=tuple(detectors.faces.detect(pixels)),
+        text=tuple(mark for mark in written if not _may_stay(pixels, mark, profile, detectors)),
+        codes=detectors.codes.find(pixels) if detectors.codes else (),
+    )
+
+
+def _look_again(
+    covered: Pixels, boxes: Boxes, profile: Profile, detectors: Detectors
+) -> tuple[Boxes, Reason | None]:
+    """Return what a covered frame still shows, and why that is for a person, if it is.
+
+    It is covered too, and solidly: it may be a face that another one hid. Writing that nobody
+    can read is covered and asks nobody. Covers are no faces, however like one a mosaic looks.
+    """
+    left = _quick_look(covered, profile, detectors)
+    height, width = covered.shape[:2]
+    faces = tuple(
         face
-        for face in detector.detect(covered)
-        if not lies_under_covers(face, faces, margin=profile.margin, height=height, width=width)
+        for face in left.faces
+        if not lies_under_covers(
+            face, boxes.faces, margin=profile.margin, height=height, width=width
+        )
     )
-    if again:
-        covered = cover(covered, again, style="solid", margin=profile.margin)
-    return faces + again, covered, not again
+    left = replace(left, faces=faces)
+    if left.faces:
+        return left, Reason.FACE_STILL_FOUND
+    if left.codes:
+        return left, Reason.CODE_STILL_FOUND
+    if detectors.text and any(_is_word(detectors.text.read(covered, m)) for m in left.text):
+        return left, Reason.TEXT_STILL_FOUND
+    return left, None
+
+
+def _may_stay(pixels: Pixels, mark: Mark, profile: Profile, detectors: Detectors) -> bool:
+    """Whether a mark is surely read, and reads as what the profile allows."""
+    if not profile.text_allowed or detectors.text is None:
+        return False
+    reading = detectors.text.read(pixels, mark)
+    length, height = mark.sides
+    return (
+        reading.score >= _SURE_SCORE
+        and length <= _MAX_LETTER_WIDTH * height * (len(reading.words) + 1)
+        and is_allowed(reading.words, profile.text_allowed)
+    )
+
+
+def _is_word(reading: Reading) -> bool:
+    letters = sum(letter.isalnum() for letter in reading.words)
+    return letters >= _WORD_LETTERS and reading.score >= _WORD_SCORE

@@ -1,4 +1,4 @@
-"""manage.py deidentify: cover faces in a file or folder, without any database."""
+"""manage.py deidentify: cover faces and writing in a file or folder, without any database."""
 
 import itertools
 import json
@@ -16,8 +16,16 @@ from rich.progress import track
 from retrieval.errors import ModelRefused, Reason, Rejected, ServicesUnavailable
 from workers.decode.sandbox import decode
 from workers.deidentify.derivative import encode_preview
-from workers.deidentify.faces import Face, FaceDetector
-from workers.deidentify.verdict import PROFILES, Deidentified, Profile, deidentify, detector_for
+from workers.deidentify.faces import Face
+from workers.deidentify.marks import as_stored
+from workers.deidentify.verdict import (
+    PROFILES,
+    Deidentified,
+    Detectors,
+    Profile,
+    deidentify,
+    detectors_for,
+)
 
 _MAX_FILE_BYTES = 512 * 1024**2
 _SAFE_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
@@ -61,12 +69,12 @@ class Command(BaseCommand):
         files = _files(path)
         _prepare(output, path)
         try:
-            detector = detector_for(PROFILES[profile])
+            detectors = detectors_for(PROFILES[profile])
             progress = track(
                 files, description="de-identifying", console=Console(stderr=True), transient=True
             )
             reports = [
-                _deidentify_file(file, name, output, PROFILES[profile], detector)
+                _deidentify_file(file, name, output, PROFILES[profile], detectors)
                 for file, name in progress
             ]
         except (ModelRefused, ServicesUnavailable) as exc:
@@ -94,13 +102,13 @@ def _prepare(output: Path, path: Path) -> None:
 
 
 def _deidentify_file(
-    file: Path, name: str, output: Path, profile: Profile, detector: FaceDetector
+    file: Path, name: str, output: Path, profile: Profile, detectors: Detectors
 ) -> Report:
     started = time.monotonic()
     result: Deidentified | None = None
     written = reason = None
     try:
-        result = deidentify(decode(_read(file)), profile, detector)
+        result = deidentify(decode(_read(file)), profile, detectors)
     except Rejected as exc:
         reason = exc.reason
     if result is not None:
@@ -112,8 +120,8 @@ def _deidentify_file(
         verdict=result.verdict if result else "rejected",
         reason=reason.value if reason else None,
         seconds=round(time.monotonic() - started, 3),
-        faces=[_face(face) for face in result.faces] if result else [],
-        text=[],
+        faces=[_face(face) for face in result.boxes.faces] if result else [],
+        text=_writing(result) if result else [],
         tags={},
         output=written,
     )
@@ -155,13 +163,18 @@ def _face(face: Face) -> dict[str, object]:
     return {"box": list(face.box), "score": round(face.score, 3), "detector": face.detector}
 
 
+def _writing(result: Deidentified) -> list[dict[str, object]]:
+    height, width = result.pixels.shape[:2]
+    return [as_stored(mark, height, width) for mark in result.boxes.text + result.boxes.codes]
+
+
 def _as_json(reports: list[Report]) -> str:
     return json.dumps({"files": [asdict(report) for report in reports]}, indent=2)
 
 
 def _as_lines(reports: list[Report]) -> str:
     lines = [
-        f"{report.verdict:9} {len(report.faces):3} faces  {report.file}"
+        f"{report.verdict:9} {len(report.faces):3} faces {len(report.text):3} texts  {report.file}"
         + (f"  ({report.reason})" if report.reason else "")
         for report in reports
     ]
