@@ -22,6 +22,8 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     TOO_SMALL = "too_small"
     TOO_MANY_PIXELS = "too_many_pixels"
+    VIDEO_TOO_LONG = "video_too_long"
+    TOO_MANY_FRAMES = "too_many_frames"
     NO_PIXELS = "no_pixels"
     DECODE_FAILED = "decode_failed"
     DECODE_MEMORY = "decode_memory"

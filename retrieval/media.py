@@ -29,6 +29,13 @@ SIGNATURES: Final[list[tuple[bytes, int, str]]] = [
 ]
 ZIP: Final = "application/zip"
 
+# The first box of an MP4 or MOV; the brands of still pictures are no video (ISO/IEC 23008-12).
+MP4_BOXES: Final = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
+STILL_BRANDS: Final = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis"}
+)
+MATROSKA: Final = b"\x1a\x45\xdf\xa3"
+
 # DICOM without its preamble begins with a data element of group 0002 or 0008, in either byte
 # order, explicit or implicit (PS3.5 section 7.1).
 BARE_DICOM_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
@@ -46,4 +53,15 @@ def sniff(head: bytes) -> str | None:
             return media_type
     if head[:2] in BARE_DICOM_GROUPS and len(head) > 8 and b"\0" in head[2:8]:  # noqa: PLR2004
         return "application/dicom"
+    return None
+
+
+def sniff_video(head: bytes) -> str | None:
+    """The media type of a video that begins with `head`, or None. Matroska counts as WebM."""
+    if head[4:8] in MP4_BOXES and not (head[4:8] == b"ftyp" and head[8:12] in STILL_BRANDS):
+        return "video/mp4"
+    if head.startswith(MATROSKA):
+        return "video/webm"
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return "video/x-msvideo"
     return None

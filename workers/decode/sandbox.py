@@ -24,7 +24,7 @@ from workers.decode.limits import Limits
 from workers.decode.picture import Pixels
 from workers.decode.protection import Protection
 
-__all__ = ["Decoded", "Limits", "Protection", "decode", "protection"]
+__all__ = ["Decoded", "Limits", "Protection", "decode", "protection", "result_of"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ZYGOTE = (sys.executable, "-m", "workers.decode.zygote")
@@ -64,17 +64,28 @@ def decode(content: bytes, *, limits: Limits = Limits()) -> Decoded:  # noqa: B0
     NO_PIXELS, DECODE_FAILED, DECODE_MEMORY or DECODE_TIMEOUT; ServicesUnavailable if no decoder
     process can be kept running (a retry may help). Safe to call from several threads.
     """
+    room = wire.result_bytes(1, limits.max_pixels)
+    with result_of(content, wire.pack_request(limits), room, limits) as result_fd:
+        return _read(result_fd, limits)
+
+
+@contextlib.contextmanager
+def result_of(content: bytes, request: bytes, room: int, limits: Limits) -> Iterator[int]:
+    """Have a child answer `request` about a file; yields a descriptor of `room` bytes of result.
+
+    What is in it was written by a process that hostile input may have taken over. Raises as
+    `decode` for a child that came to its end.
+    """
     if not content:
         raise Rejected(Reason.EMPTY_FILE)
     with _memory_file("content", len(content)) as content_fd:
         with mmap.mmap(content_fd, len(content)) as view:
             view[:] = content
-        room = wire.result_bytes(1, limits.max_pixels)
         with _memory_file("result", room) as result_fd:
-            ending = _run(content_fd, result_fd, limits)
+            ending = _run(content_fd, result_fd, request, limits)
             if ending in _REPLY_REASONS:
                 raise Rejected(_REPLY_REASONS[ending])
-            return _read(result_fd, limits)
+            yield result_fd
 
 
 def protection() -> Protection:
@@ -125,7 +136,7 @@ def _read(result_fd: int, limits: Limits) -> Decoded:
     )
 
 
-def _run(content_fd: int, result_fd: int, limits: Limits) -> bytes:
+def _run(content_fd: int, result_fd: int, request: bytes, limits: Limits) -> bytes:
     """Have one file decoded; return how the child ended. A lost zygote is replaced once."""
     for _ in range(2):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -135,7 +146,7 @@ def _run(content_fd: int, result_fd: int, limits: Limits) -> bytes:
             with theirs, contextlib.suppress(OSError):
                 socket.send_fds(
                     zygote.control,
-                    [wire.pack_request(limits)],
+                    [request],
                     [content_fd, result_fd, theirs.fileno()],
                 )
             with contextlib.suppress(OSError):

@@ -6,8 +6,9 @@ itself, with its threads and models, is never forked. Once it is ready it says i
 well a child of its own was confined (a `Protection`, 0 for not at all), and ends when the other
 end is closed.
 
-A request is one message: the limits, and three descriptors: the file's content, a memory file for
-the result, and a socket on which two bytes answer how the child ended.
+A request is one message: the limits, what is asked if the file is a video, and three descriptors:
+the file's content, a memory file for the result, and a socket on which two bytes answer how the
+child ended.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from typing import BinaryIO, NoReturn
 import numpy as np
 
 from retrieval.errors import Reason, Rejected
-from workers.decode import dicom, raster, wire
+from workers.decode import dicom, raster, reel, video, wire
 from workers.decode.confine import confine, leave_network
 from workers.decode.limits import Limits
 from workers.decode.memory import map_shared
@@ -40,6 +41,7 @@ TIMED_OUT = b"T"
 FAILED = b"F"
 
 _DESCRIPTORS = 3
+_REQUEST_BYTES = wire.REQUEST_BYTES + reel.ASKED_BYTES
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,23 @@ def decode_into(result_fd: int, content_fd: int, limits: Limits) -> None:
     header[: len(answer)] = np.frombuffer(answer, np.uint8)
 
 
+def look_into(result_fd: int, content_fd: int, limits: Limits, asked: reel.Asked) -> None:
+    """Answer one question about a video; write the answer, and frames if any, into the result."""
+    room = os.fstat(result_fd).st_size
+    result = map_shared(result_fd, room)
+    try:
+        with open(content_fd, "rb", closefd=False) as file:
+            found = video.answer(file, asked, limits, result[reel.HEADER_BYTES :])
+    except Rejected as exc:
+        found = reel.Answer(exc.reason, reel.no_rows())
+    except MemoryError:
+        found = reel.Answer(Reason.DECODE_MEMORY, reel.no_rows())
+    except Exception:  # noqa: BLE001 - hostile input makes the codecs raise anything at all
+        found = reel.Answer(Reason.DECODE_FAILED, reel.no_rows())
+    answer = reel.pack_answer(found)
+    result[: len(answer)] = np.frombuffer(answer, np.uint8)
+
+
 def _decode(result_fd: int, content_fd: int, limits: Limits) -> wire.Answer:
     try:
         with open(content_fd, "rb", closefd=False) as file:
@@ -97,7 +116,13 @@ def _decode(result_fd: int, content_fd: int, limits: Limits) -> wire.Answer:
     )
 
 
-def run_child(content_fd: int, result_fd: int, limits: Limits, protection: Protection) -> NoReturn:
+def run_child(
+    content_fd: int,
+    result_fd: int,
+    limits: Limits,
+    protection: Protection,
+    asked: reel.Asked | None,
+) -> NoReturn:
     """Confine this freshly forked process, decode, and end."""
     status = 1
     try:
@@ -105,7 +130,10 @@ def run_child(content_fd: int, result_fd: int, limits: Limits, protection: Prote
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _keep_only(content_fd, result_fd)
         if confine(limits) or protection < Protection.LANDLOCKED:
-            decode_into(result_fd, content_fd, limits)
+            if asked is None:
+                decode_into(result_fd, content_fd, limits)
+            else:
+                look_into(result_fd, content_fd, limits, asked)
             status = 0
     finally:
         os._exit(status)
@@ -138,20 +166,25 @@ def serve(control: socket.socket, protection: Protection) -> None:
         _reap(children)
         _kill_overdue(children)
         if control in ready:
-            request, descriptors, _, _ = socket.recv_fds(control, wire.REQUEST_BYTES, _DESCRIPTORS)
+            request, descriptors, _, _ = socket.recv_fds(control, _REQUEST_BYTES, _DESCRIPTORS)
             if not request:
                 _kill_all(children)
                 return
-            child = _fork(wire.unpack_request(request), descriptors, protection)
+            limits = wire.unpack_request(request[: wire.REQUEST_BYTES])
+            question = request[wire.REQUEST_BYTES :]
+            asked = reel.unpack_asked(question) if question else None
+            child = _fork(limits, descriptors, protection, asked)
             children[child.pid] = child
 
 
-def _fork(limits: Limits, descriptors: list[int], protection: Protection) -> Child:
+def _fork(
+    limits: Limits, descriptors: list[int], protection: Protection, asked: reel.Asked | None
+) -> Child:
     content_fd, result_fd, reply_fd = descriptors
     deadline = time.monotonic() + limits.wall_s
     pid = os.fork()
     if pid == 0:
-        run_child(content_fd, result_fd, limits, protection)
+        run_child(content_fd, result_fd, limits, protection, asked)
     os.close(content_fd)
     os.close(result_fd)
     return Child(pid, socket.socket(fileno=reply_fd), deadline)
@@ -192,6 +225,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raster.preload()
     dicom.preload()
+    video.preload()
     network_left = leave_network()
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
