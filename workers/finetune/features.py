@@ -7,13 +7,29 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from workers.encode.projection import Projection
 from workers.finetune.data import Floats, Public
 
 BASE_PENALTY = 1000.0
 """Ridge penalty of the public head: chosen on photographs of Flickr8k that are public here."""
 SPREAD_FLOOR = 0.5
 """Added to each direction's variance before whitening: small ones are not blown up to noise."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The trained part of an encoder: an affine map of image features, a shift of text ones."""
+
+    image_weight: torch.Tensor  # (d, t)
+    image_bias: torch.Tensor  # (t,)
+    text_bias: torch.Tensor  # (t,)
+
+    def images(self, features: torch.Tensor) -> torch.Tensor:
+        """features: (N, d). Returns (N, t), unit rows."""
+        return functional.normalize(features @ self.image_weight + self.image_bias, dim=-1)
+
+    def texts(self, features: torch.Tensor) -> torch.Tensor:
+        """features: (N, t). Returns (N, t), unit rows."""
+        return functional.normalize(features + self.text_bias, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -56,8 +72,7 @@ class Space:
         The clip of `inputs` is left out: at search time there is nothing to protect from.
         """
         weight = self.base + self.whiten @ correction
-        identity = torch.eye(self.dimensions)
-        return Projection(weight, -self.image_mean @ weight, identity, -self.text_mean)
+        return Projection(weight, -self.image_mean @ weight, -self.text_mean)
 
 
 def fit_space(public: Public, *, rank: int, anchors: int = 512) -> Space:

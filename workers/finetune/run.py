@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from retrieval.budget import Mechanism
 from retrieval.errors import RunVoid
-from workers.encode.projection import Projection
 from workers.finetune import attack, checkpoint
 from workers.finetune.account import account
 from workers.finetune.data import Floats, Private, Public, collect
-from workers.finetune.features import Space
+from workers.finetune.features import Projection, Space
 from workers.finetune.heads import Rows, rows_of
 from workers.finetune.objective import Objective
 from workers.finetune.train import Recipe, State, begin, correction, expected_parts, train

@@ -1,0 +1,134 @@
+"""A run from start to result, interrupted, and tampered with. The key file is a real one."""
+
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+import torch
+from django.conf import settings
+
+from retrieval import keys
+from retrieval.budget import Mechanism
+from retrieval.errors import RunVoid
+from tests.finetune import toy
+from workers.finetune import checkpoint, run, sampler, train
+from workers.finetune.account import epsilon
+from workers.finetune.data import Public, collect
+from workers.finetune.objective import PerExample
+
+STEPS = Mechanism(noise_multiplier=8.0, sample_rate=0.5, steps=20)
+DELTA = 1e-4
+
+
+@pytest.fixture
+def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "CLOISTER_KEY_FILE", str(tmp_path / "key"))
+    keys.create_key_file(tmp_path / "key")
+
+
+def plan() -> run.Plan:
+    objective = PerExample(toy.RANK, toy.TEXT, toy.CLIP, toy.space().anchors, 0.1)
+    return run.Plan(objective, STEPS, train.Recipe(0.05), DELTA, canaries=50)
+
+
+def finetune(folder: Path, number: UUID, *, resume: bool = False) -> run.Result:
+    images, texts = toy.pairs(60, 3)
+    held_out = run.HeldOut(images, texts, np.arange(60), collect(images, texts, None))
+    return run.finetune(
+        toy.private(120),
+        Public(*toy.pairs(200, 1)),
+        toy.space(),
+        held_out,
+        plan(),
+        run=number,
+        folder=folder,
+        resume=resume,
+    )
+
+
+def interrupted(folder: Path, number: UUID, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Die in the middle of the second ten steps."""
+    honest, taken = train.release, iter(range(100))
+
+    def dying(*arguments: object) -> torch.Tensor:
+        if next(taken) == 14:
+            raise KeyboardInterrupt
+        return honest(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "release", dying)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(folder, number)
+
+
+@pytest.mark.usefixtures("key_file")
+def test_a_result_carries_what_the_certificate_needs(tmp_path: Path) -> None:
+    found = finetune(tmp_path, uuid4())
+
+    assert found.epsilon == pytest.approx(epsilon([STEPS], DELTA))
+    assert found.cross_check_epsilon == pytest.approx(found.epsilon, rel=0.01)
+    assert (found.unit, found.units, found.sampler) == ("image", 120, "poisson")
+    assert found.mechanism == STEPS
+    assert found.data_digest == toy.private(120).digest
+    assert found.audit.epsilon_at_least <= found.epsilon
+    assert 0 <= found.membership.auc <= 1
+    assert not list(tmp_path.glob("*.training"))
+
+
+@pytest.mark.usefixtures("key_file")
+def test_steps_lost_in_an_interruption_stay_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, released = uuid4(), []
+    interrupted(tmp_path, number, monkeypatch)
+    monkeypatch.setattr(train, "release", lambda *_: released.append(1))
+    monkeypatch.setattr(run, "_twin", lambda own, plan: train.begin(plan.objective))
+    with pytest.raises(RunVoid):  # all twenty are claimed: nothing is left but what was saved
+        checkpoint.load(tmp_path, uuid4(), "another run")
+
+    found = finetune(tmp_path, number, resume=True)
+
+    assert not released  # ten were kept, ten were claimed and lost
+    assert found.mechanism.steps == STEPS.steps
+
+
+@pytest.mark.usefixtures("key_file")
+def test_a_run_with_an_altered_or_missing_state_is_void(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = uuid4()
+    interrupted(tmp_path, number, monkeypatch)
+    (path,) = tmp_path.glob("*.training")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunVoid, match="no state that proves"):
+        finetune(tmp_path, number, resume=True)
+    path.unlink()
+    with pytest.raises(RunVoid, match="no state that proves"):
+        finetune(tmp_path, number, resume=True)
+
+
+@pytest.mark.usefixtures("key_file")
+def test_a_checkpoint_does_not_open_for_another_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = uuid4()
+    interrupted(tmp_path, number, monkeypatch)
+    cheaper = Mechanism(noise_multiplier=1.0, sample_rate=0.5, steps=20)
+    monkeypatch.setattr("tests.finetune.test_run.STEPS", cheaper)
+    with pytest.raises(RunVoid):
+        finetune(tmp_path, number, resume=True)
+
+
+def test_noise_is_added_where_nobody_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "poisson", lambda units, rate: np.array([], np.int64))
+    noisy = train.release(plan().objective, torch.zeros(plan().objective.size), toy.rows(5), STEPS)
+    assert float(noisy.std()) == pytest.approx(8.0 * toy.CLIP, rel=0.1)
+
+
+def test_delta_must_be_below_one_over_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.finetune.test_run.DELTA", 0.01)
+    with pytest.raises(ValueError, match="below one over"):
+        finetune(Path("unused"), uuid4())
