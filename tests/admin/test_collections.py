@@ -98,3 +98,24 @@ def test_a_changed_profile_is_on_the_log(browser: Client, collection: Collection
         assert log(Kind.PROFILE_CHANGED)[0]["margin"] == 0.5
     finally:
         PrivacyProfile.objects.update(margin=0.25)
+
+
+def test_named_profiles_are_there_and_only_clinical_covers_writing(browser: Client) -> None:
+    covering = {p.name: (p.cover_text, p.cover_codes) for p in PrivacyProfile.objects.all()}
+
+    assert covering == {
+        "photographs": (False, False),
+        "documents": (False, False),
+        "clinical": (True, True),
+    }
+
+
+def test_a_profile_lets_no_bare_number_stay(browser: Client) -> None:
+    lax = {"name": "lax", "cover": "solid", "mosaic_cells": 6, "margin": 0.25}
+
+    answer = browser.post(
+        "/admin/retrieval/privacyprofile/add/",
+        lax | {"detection_threshold": 0.2, "cover_text": "on", "text_allowed": "L,#"},
+    )
+
+    assert set(answer.context["adminform"].errors) == {"text_allowed"}
