@@ -12,7 +12,7 @@ from retrieval import keys
 from retrieval.budget import Mechanism
 from retrieval.errors import RunVoid
 from tests.finetune import toy
-from workers.finetune import checkpoint, run, sampler, train
+from workers.finetune import attack, checkpoint, run, sampler, train
 from workers.finetune.account import epsilon
 from workers.finetune.data import Public, collect
 from workers.finetune.objective import PerExample
@@ -132,3 +132,13 @@ def test_delta_must_be_below_one_over_the_units(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("tests.finetune.test_run.DELTA", 0.01)
     with pytest.raises(ValueError, match="below one over"):
         finetune(Path("unused"), uuid4())
+
+
+@pytest.mark.usefixtures("key_file")
+def test_a_run_whose_canaries_disprove_its_epsilon_gives_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caught = attack.Audit(50, 10, 10, 40.0, 0.95)
+    monkeypatch.setattr(attack, "audit", lambda *_, **__: caught)
+    with pytest.raises(RunVoid, match="canaries prove"):
+        finetune(tmp_path, uuid4())
