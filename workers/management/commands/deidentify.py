@@ -13,10 +13,12 @@ from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.progress import track
 
+from retrieval import media
 from retrieval.errors import ModelRefused, Reason, Rejected, ServicesUnavailable
 from workers.decode.sandbox import decode
 from workers.deidentify.derivative import encode_preview
 from workers.deidentify.faces import Face
+from workers.deidentify.film import deidentify_film
 from workers.deidentify.marks import as_stored
 from workers.deidentify.verdict import (
     PROFILES,
@@ -108,7 +110,12 @@ def _deidentify_file(
     result: Deidentified | None = None
     written = reason = None
     try:
-        result = deidentify(decode(_read(file)), profile, detectors)
+        content = _read(file)
+        if media.sniff_video(content[: media.HEAD_BYTES]):
+            return _deidentify_video(
+                content, file, name, output=output, profile=profile, detectors=detectors
+            )
+        result = deidentify(decode(content), profile, detectors)
     except Rejected as exc:
         reason = exc.reason
     if result is not None:
@@ -127,6 +134,31 @@ def _deidentify_file(
     )
 
 
+def _deidentify_video(
+    content: bytes,
+    file: Path,
+    name: str,
+    *,
+    output: Path,
+    profile: Profile,
+    detectors: Detectors,
+) -> Report:
+    """Raises Rejected."""
+    started = time.monotonic()
+    film = deidentify_film(content, profile, detectors)
+    released = film.verdict == "released"
+    return Report(
+        file=name,
+        verdict=film.verdict,
+        reason=film.reason.value if film.reason else None,
+        seconds=round(time.monotonic() - started, 3),
+        faces=[_face(face) for face in film.faces],
+        text=[],
+        tags={},
+        output=_write(film.content, output, file.stem, "webm") if released else None,
+    )
+
+
 def _read(file: Path) -> bytes:
     """Return a regular file's content; Rejected for others, large ones and unreadable ones."""
     try:
@@ -139,7 +171,7 @@ def _read(file: Path) -> bytes:
         raise Rejected(Reason.UNREADABLE_FILE) from exc
 
 
-def _write(content: bytes, output: Path, stem: str) -> str:
+def _write(content: bytes, output: Path, stem: str, suffix: str = "jpg") -> str:
     """Write a new file and return its name; nothing that exists is ever overwritten.
 
     A stem of plain letters and digits is kept, so the operator finds the picture again; any other
@@ -147,7 +179,7 @@ def _write(content: bytes, output: Path, stem: str) -> str:
     """
     base = stem if _SAFE_STEM.fullmatch(stem) else "picture"
     for number in itertools.count(1):
-        name = f"{base}.jpg" if number == 1 else f"{base}-{number}.jpg"
+        name = f"{base}.{suffix}" if number == 1 else f"{base}-{number}.{suffix}"
         try:
             with (output / name).open("xb") as file:
                 file.write(content)

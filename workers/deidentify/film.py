@@ -1,0 +1,110 @@
+"""De-identify a whole video: look at every fifth frame, cover all, write anew, look again."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from retrieval.errors import Reason, Rejected
+from workers.decode import footage
+from workers.deidentify.faces import Face, Pixels
+from workers.deidentify.frame_time import TIME
+from workers.deidentify.obscure import lies_under_covers
+from workers.deidentify.verdict import Boxes, Detectors, Profile, boxes_to_cover, cover_all
+from workers.deidentify.video import STRIDE, tracked
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Film:
+    """content: a WebM, empty unless released. faces: each sighting in a frame looked at."""
+
+    content: bytes = field(repr=False)
+    faces: tuple[Face, ...]
+    verdict: Literal["released", "review"]
+    reason: Reason | None = None
+
+
+def deidentify_film(content: bytes, profile: Profile, detectors: Detectors) -> Film:
+    """Cover what `profile` wants covered in every frame. Raises Rejected as `footage` does."""
+    footage.survey(content)
+    looks: dict[int, Boxes] = {}
+    count = 0
+    try:
+        for count, (_, pixels) in enumerate(_frames(content), 1):
+            if (count - 1) % STRIDE == 0:
+                looks[count - 1] = boxes_to_cover(pixels, profile, detectors)
+    except Rejected:
+        raise
+    except Exception:  # noqa: BLE001 - whatever a detector raises, nothing un-redacted may leave
+        return Film(b"", (), "review", Reason.DETECTOR_FAILED)
+    faces = tracked({number: list(boxes.faces) for number, boxes in looks.items()}, count)
+    covers = [
+        Boxes(faces=tuple(faces[number])) + _writing(looks, number) for number in range(count)
+    ]
+    written = _write(content, covers, profile)
+    seen = tuple(face for boxes in looks.values() for face in boxes.faces)
+    for number, (_, pixels) in enumerate(_frames(written)):
+        # Midway between two looks a face is covered by the track alone.
+        if number % STRIDE == STRIDE // 2 and _shows_a_face(
+            pixels, covers[min(number, count - 1)], profile, detectors
+        ):
+            return Film(b"", seen, "review", Reason.FACE_STILL_FOUND)
+    return Film(written, seen, "released")
+
+
+def _frames(content: bytes) -> Iterator[tuple[float, Pixels]]:
+    for stretch in footage.all_frames(content):
+        yield from zip(stretch.times_s, stretch.frames, strict=True)
+
+
+def _writing(looks: dict[int, Boxes], number: int) -> Boxes:
+    """Writing and codes found in the look before and after a frame: each is held that long."""
+    before = number - number % STRIDE
+    near = [looks[at] for at in (before, before + STRIDE) if at in looks]
+    return Boxes(
+        text=tuple(mark for boxes in near for mark in boxes.text),
+        codes=tuple(mark for boxes in near for mark in boxes.codes),
+    )
+
+
+def _shows_a_face(pixels: Pixels, covers: Boxes, profile: Profile, detectors: Detectors) -> bool:
+    height, width = pixels.shape[:2]
+    return any(
+        not lies_under_covers(face, covers.faces, margin=profile.margin, height=height, width=width)
+        for face in detectors.faces.detect(pixels)
+    )
+
+
+def _write(content: bytes, covers: list[Boxes], profile: Profile) -> bytes:
+    """Return the video with its covers, written by a process of its own. Raises Rejected."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "film.webm")
+        writer: subprocess.Popen[bytes] | None = None
+        for (moment_s, pixels), boxes in zip(_frames(content), covers, strict=True):
+            if writer is None:
+                height, width = pixels.shape[:2]
+                writer = subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-m",
+                        "workers.deidentify.webm",
+                        path,
+                        str(width),
+                        str(height),
+                    ],
+                    cwd=_ROOT,
+                    stdin=subprocess.PIPE,
+                )
+            assert writer.stdin is not None  # noqa: S101 - it was asked for
+            writer.stdin.write(TIME.pack(moment_s) + cover_all(pixels, boxes, profile).tobytes())
+        if writer is None:
+            raise Rejected(Reason.TRUNCATED)
+        writer.communicate()
+        if writer.returncode != 0:
+            raise Rejected(Reason.DECODE_FAILED)
+        return path.read_bytes()
