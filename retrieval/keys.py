@@ -66,10 +66,10 @@ def _read_key_file(path: Path) -> bytes:
     return key
 
 
-def _derived(use: str) -> bytes:
+def _derived(use: str, key_file: Path | None = None) -> bytes:
     """The key for one use, so that no two uses ever share one."""
     kdf = HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"cloister " + use.encode())
-    return kdf.derive(_read_key_file(Path(settings.CLOISTER_KEY_FILE)))
+    return kdf.derive(_read_key_file(key_file or Path(settings.CLOISTER_KEY_FILE)))
 
 
 def new_data_key(image_id: UUID) -> tuple[bytes, bytes]:
@@ -129,12 +129,13 @@ def keyed_hash(text: str, *, use: str) -> str:
     return hmac.new(_derived(use), text.encode(), hashlib.sha256).hexdigest()
 
 
-def dicom_key() -> bytes:
+def dicom_key(key_file: Path | None = None) -> bytes:
     """The key that maps the identifiers of DICOM objects, the same for the whole appliance.
 
     Studies of one patient that arrive through two collections still fit together outside.
+    key_file: another one than the appliance's.
     """
-    return _derived("dicom identifiers")
+    return _derived("dicom identifiers", key_file)
 
 
 def signing_key() -> Ed25519PrivateKey:

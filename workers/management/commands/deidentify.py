@@ -5,18 +5,25 @@ import json
 import re
 import time
 from argparse import ArgumentParser
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.progress import track
 
-from retrieval import media
-from retrieval.errors import ModelRefused, Reason, Rejected, ServicesUnavailable
+from retrieval import keys, media
+from retrieval.errors import ModelRefused, Reason, Rejected, ServicesUnavailable, StorageCorrupt
+from workers.decode.dicom import MEDIA_TYPE as DICOM
 from workers.decode.sandbox import decode
 from workers.deidentify.derivative import encode_preview
+from workers.deidentify.dicom.mapping import Mapping
+from workers.deidentify.dicom.pixels import Frames, Mask, covered_object
+from workers.deidentify.dicom.table import Action
 from workers.deidentify.faces import Face
 from workers.deidentify.film import deidentify_film
 from workers.deidentify.marks import as_stored
@@ -25,7 +32,9 @@ from workers.deidentify.verdict import (
     Deidentified,
     Detectors,
     Profile,
+    cover_all,
     deidentify,
+    deidentify_frames,
     detectors_for,
 )
 
@@ -35,7 +44,12 @@ _SAFE_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 @dataclass(frozen=True)
 class Report:
-    """What became of one file; `output` is the name written, None if nothing was."""
+    """What became of one file.
+
+    output: the name of the picture that was written. dicom: that of the de-identified object beside
+    it, where the file was DICOM and its pixels can be written again (workers/deidentify/dicom).
+    tags: how often each action was done to its header.
+    """
 
     file: str
     verdict: str
@@ -45,6 +59,7 @@ class Report:
     text: list[dict[str, object]]
     tags: dict[str, int]
     output: str | None = None
+    dicom: str | None = None
 
 
 class Command(BaseCommand):
@@ -57,10 +72,20 @@ class Command(BaseCommand):
         parser.add_argument("path", type=Path, metavar="PATH", help="an image or a folder")
         parser.add_argument("--output", type=Path, metavar="DIR", required=True)
         parser.add_argument("--profile", default="photographs", metavar="NAME")
+        parser.add_argument(
+            "--key-file", type=Path, metavar="FILE", help="maps DICOM identifiers (the appliance's)"
+        )
         parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
     def handle(
-        self, *, path: Path, output: Path, profile: str, json: bool, **_options: Any
+        self,
+        *,
+        path: Path,
+        output: Path,
+        profile: str,
+        key_file: Path | None = None,
+        json: bool,
+        **_options: Any,
     ) -> None:
         if profile not in PROFILES:
             raise CommandError(f"no profile named {profile!r}; there are {', '.join(PROFILES)}")
@@ -70,13 +95,14 @@ class Command(BaseCommand):
             raise CommandError("PATH does not exist") from error
         files = _files(path)
         _prepare(output, path)
+        mapping = _mapping(key_file)
         try:
             detectors = detectors_for(PROFILES[profile])
             progress = track(
                 files, description="de-identifying", console=Console(stderr=True), transient=True
             )
             reports = [
-                _deidentify_file(file, name, output, PROFILES[profile], detectors)
+                _deidentify_file(file, name, output, PROFILES[profile], detectors, mapping=mapping)
                 for file, name in progress
             ]
         except (ModelRefused, ServicesUnavailable) as exc:
@@ -104,24 +130,37 @@ def _prepare(output: Path, path: Path) -> None:
 
 
 def _deidentify_file(
-    file: Path, name: str, output: Path, profile: Profile, detectors: Detectors
+    file: Path,
+    name: str,
+    output: Path,
+    profile: Profile,
+    detectors: Detectors,
+    *,
+    mapping: Mapping,
 ) -> Report:
     started = time.monotonic()
     result: Deidentified | None = None
-    written = reason = None
+    written = reason = dicom = None
+    tags: dict[Action, int] = {}
     try:
         content = _read(file)
         if media.sniff_video(content[: media.HEAD_BYTES]):
             return _deidentify_video(
                 content, file, name, output=output, profile=profile, detectors=detectors
             )
-        result = deidentify(decode(content), profile, detectors)
+        decoded = decode(content)
+        result = deidentify(decoded, profile, detectors)
+        if decoded.media_type == DICOM:
+            look = partial(_mask, first=result, profile=profile, detectors=detectors)
+            dicom, tags = covered_object(content, mapping, look, says_clean=profile.cover_text)
     except Rejected as exc:
-        reason = exc.reason
+        result, reason = None, exc.reason
+    named = None
     if result is not None:
         reason = result.reason
         if result.verdict == "released":
-            written = _write(encode_preview(result.pixels), output, file.stem)
+            written = _write(encode_preview(result.pixels), output, file.stem, "jpg")
+            named = _write(dicom, output, file.stem, "dcm") if dicom else None
     return Report(
         file=name,
         verdict=result.verdict if result else "rejected",
@@ -129,8 +168,9 @@ def _deidentify_file(
         seconds=round(time.monotonic() - started, 3),
         faces=[_face(face) for face in result.boxes.faces] if result else [],
         text=_writing(result) if result else [],
-        tags={},
+        tags={action.value: count for action, count in tags.items()},
         output=written,
+        dicom=named,
     )
 
 
@@ -159,6 +199,31 @@ def _deidentify_video(
     )
 
 
+def _mapping(key_file: Path | None) -> Mapping:
+    """Return how DICOM identifiers are replaced; without a key file of its own, as `up` does."""
+    try:
+        if key_file is None:
+            keys.create_key_file(Path(settings.CLOISTER_KEY_FILE))
+        return Mapping(keys.dicom_key(key_file))
+    except (OSError, StorageCorrupt) as exc:
+        raise CommandError("the key file cannot be read") from exc
+
+
+def _mask(
+    frames: Frames, *, first: Deidentified, profile: Profile, detectors: Detectors
+) -> Mask | None:
+    """Return what is covered in each frame, None if one of them is for a person."""
+    verdict, boxes = first.verdict, first.boxes
+    if verdict == "released" and len(frames) > 1:
+        of_all = deidentify_frames(frames, profile, detectors)
+        verdict, boxes = of_all.verdict, of_all.boxes
+    if verdict != "released":
+        return None
+    white = np.full_like(frames[0], 255)
+    covered = cover_all(white, boxes, replace(profile, cover="solid"))
+    return np.broadcast_to((covered != white).any(axis=2), frames.shape[:3])
+
+
 def _read(file: Path) -> bytes:
     """Return a regular file's content; Rejected for others, large ones and unreadable ones."""
     try:
@@ -171,7 +236,7 @@ def _read(file: Path) -> bytes:
         raise Rejected(Reason.UNREADABLE_FILE) from exc
 
 
-def _write(content: bytes, output: Path, stem: str, suffix: str = "jpg") -> str:
+def _write(content: bytes, output: Path, stem: str, suffix: str) -> str:
     """Write a new file and return its name; nothing that exists is ever overwritten.
 
     A stem of plain letters and digits is kept, so the operator finds the picture again; any other
