@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from functools import cache
 from typing import Any
 
@@ -264,3 +265,14 @@ def test_an_object_nested_beyond_measure_is_rejected() -> None:
 
     with pytest.raises(Rejected):
         cleaned(dataset)
+
+
+def test_no_value_of_a_header_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    dataset = patient()
+    with warnings.catch_warnings(record=True):
+        dataset.add_new("StudyInstanceUID", "UI", "Xaverine")
+        raw = reread(dataset)
+        caplog.clear()
+        cleaned(raw)
+
+    assert "Xaverine" not in caplog.text

@@ -7,7 +7,9 @@ number and depth of its elements are bounded here. Nothing but Python touches it
 
 import hashlib
 import io
+import logging
 import re
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import date
@@ -33,6 +35,10 @@ from workers.deidentify.dicom.table import (
     is_safe_private,
 )
 from workers.deidentify.dicom.words import GONE, Known, all_elements, known_identifiers
+
+# What pydicom warns of, it quotes: values of the header would stand in our logs.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module=r"pydicom(\..*)?")
 
 MAX_ELEMENTS = 200_000
 MAX_DEPTH = 16
