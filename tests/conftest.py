@@ -26,6 +26,16 @@ def var() -> Iterator[Path]:
     shutil.rmtree(early.var, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _passwords_are_hashed_cheaply() -> None:
+    """Argon2 as ever, which the real web process can verify, but without its cost per user."""
+    from django.contrib.auth.hashers import Argon2PasswordHasher
+
+    Argon2PasswordHasher.time_cost = 1
+    Argon2PasswordHasher.memory_cost = 64
+    Argon2PasswordHasher.parallelism = 1
+
+
 @pytest.fixture(scope="session")
 def services(var: Path, django_db_blocker: DjangoDbBlocker) -> Iterator["Appliance"]:
     """PostgreSQL and Valkey, started as `manage.py up` starts them, and the key file."""
