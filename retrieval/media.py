@@ -8,6 +8,8 @@ HEAD_BYTES: Final = 4096
 HEIF_BRANDS: Final = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 
 SIGNATURES: Final[list[tuple[bytes, int, str]]] = [
+    # First: the preamble before it is free, and scanners put a TIFF's beginning there.
+    (b"DICM", 128, "application/dicom"),
     (b"\xff\xd8\xff", 0, "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", 0, "image/png"),
     (b"GIF87a", 0, "image/gif"),
@@ -19,13 +21,12 @@ SIGNATURES: Final[list[tuple[bytes, int, str]]] = [
     (b"MM\x00+", 0, "image/tiff"),
     (b"WEBP", 8, "image/webp"),
     *(
-        (b"P%d%c" % (n, space), 0, "image/x-portable-anymap")
-        for n in range(1, 7)
+        (b"P%c%c" % (kind, space), 0, "image/x-portable-anymap")
+        for kind in b"123456f"
         for space in b"\t\n\r #"
     ),
     *((b"ftyp" + brand, 4, "image/avif") for brand in (b"avif", b"avis")),
     *((b"ftyp" + brand, 4, "image/heif") for brand in HEIF_BRANDS),
-    (b"DICM", 128, "application/dicom"),
 ]
 ZIP: Final = "application/zip"
 

@@ -48,7 +48,7 @@ def main() -> None:
             started = time.monotonic()
             pid = os.fork()
             if pid == 0:
-                zygote.run_child(content_fd, result_fd, limits, protection)
+                zygote.run_child(content_fd, result_fd, limits, protection, None)
             # As the zygote does it.
             watched = os.pidfd_open(pid)
             if not select.select([watched], [], [], limits.wall_s)[0]:

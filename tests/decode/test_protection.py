@@ -86,7 +86,7 @@ def test_a_child_less_confined_than_the_one_tried_out_decodes_nothing(
     content, result = os.memfd_create("content"), os.memfd_create("result")
     pid = os.fork()
     if pid == 0:
-        zygote.run_child(content, result, Limits(), Protection.LANDLOCKED)
+        zygote.run_child(content, result, Limits(), Protection.LANDLOCKED, None)
 
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     os.close(content)

@@ -3,6 +3,7 @@
 pylibjpeg-libjpeg is left out on purpose: its licence is the GPL. GDCM reads the same syntaxes.
 """
 
+import io
 import logging
 import math
 import os
@@ -80,7 +81,7 @@ def open_dicom(file: BinaryIO, limits: Limits) -> Picture:
     broken data set passes through.
     """
     size = os.fstat(file.fileno()).st_size
-    dataset = dcmread(file, force=True)
+    dataset = dcmread(_Bounded(file, size), force=True)
     if "SOPClassUID" not in dataset and "Modality" not in dataset and "Rows" not in dataset:
         known = "MediaStorageSOPClassUID" in dataset.file_meta
         raise Rejected(Reason.NO_PIXELS if known else Reason.NOT_AN_IMAGE)
@@ -110,6 +111,22 @@ def open_dicom(file: BinaryIO, limits: Limits) -> Picture:
         _burned_in(dataset),
         _is_copied_screen(dataset),
     )
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which no more is asked than it holds.
+
+    Python takes memory for as many bytes as it is asked, and pydicom asks what a header says.
+    """
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        super().__init__(io.FileIO(file.fileno(), closefd=False))
+        self._size = size
+        self.seek(0)  # `file` has looked ahead
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def _modality(dataset: Dataset) -> str | None:
