@@ -1,0 +1,23 @@
+"""What a benchmark is given and what it gives back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """data: the folder of public data. files: at most so many files of each set, None for all."""
+
+    data: Path
+    files: int | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of heading → value; a note says what one must know to read them, or what is missing."""
+
+    title: str
+    rows: tuple[dict[str, Cell], ...]
+    note: str = ""

@@ -1,0 +1,93 @@
+"""manage.py benchmark: the measurements of docs/benchmarks.md, in one run each."""
+
+import json
+import os
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any, cast
+
+from django.core.management.base import BaseCommand, CommandError
+from rich import box
+from rich.console import Console
+from rich.table import Table as Drawn
+
+from retrieval.errors import CloisterError
+from workers.benchmark.table import Cell, Setting, Table
+
+_DEFAULT_DATA = "../shared/data"
+
+# Name → the module whose `tables(setting)` yields what it measured. Imported on use: each loads
+# models of its own.
+BENCHMARKS = {
+    "deidentify": "workers.benchmark.deidentify",
+    "encode": "workers.benchmark.encode",
+}
+
+
+class Command(BaseCommand):
+    """Needs no database, no broker and no network."""
+
+    help = "Measure one part of the appliance; without public data, on what wheels bring."
+    requires_system_checks = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("name", metavar="NAME", help=", ".join(BENCHMARKS))
+        parser.add_argument(
+            "--data",
+            type=Path,
+            default=Path(os.environ.get("CLOISTER_DATA", _DEFAULT_DATA)),
+            metavar="DIR",
+            help="public data (default: CLOISTER_DATA or ../shared/data)",
+        )
+        parser.add_argument("--files", type=int, metavar="N", help="at most N files of each set")
+        parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+    def handle(
+        self, *, name: str, data: Path, files: int | None = None, json: bool, **_options: Any
+    ) -> None:
+        if name not in BENCHMARKS:
+            raise CommandError(f"no benchmark named {name!r}; there are {', '.join(BENCHMARKS)}")
+        if files is not None and files < 1:
+            raise CommandError("--files must be at least 1")
+        if not data.is_dir():
+            self.stderr.write("no public data (--data, CLOISTER_DATA): only what wheels bring")
+        tables = import_module(BENCHMARKS[name]).tables(Setting(data, files))
+        try:
+            if json:
+                self.stdout.write(_as_json(name, list(tables)))
+            else:
+                _print(tables, Console(file=cast(IO[str], self.stdout)))
+        except CloisterError as exc:
+            raise CommandError(str(exc)) from exc
+
+
+def _as_json(name: str, tables: list[Table]) -> str:
+    return json.dumps(
+        {"benchmark": name, "tables": [asdict(table) for table in tables]},
+        indent=2,
+        ensure_ascii=False,
+    )
+
+
+def _print(tables: Iterator[Table], console: Console) -> None:
+    for table in tables:
+        drawn = Drawn(
+            title=table.title,
+            caption=table.note,
+            title_justify="left",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        for heading in table.rows[0]:
+            drawn.add_column(heading)
+        for row in table.rows:
+            drawn.add_row(*(_shown(value) for value in row.values()))
+        console.print(drawn)
+
+
+def _shown(value: Cell) -> str:
+    return "–" if value is None else str(value)
