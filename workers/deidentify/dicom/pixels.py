@@ -5,7 +5,6 @@ and its kin would need a codec outside the sandbox, and passed through as they a
 carry comments: of such an object the picture leaves, not the object.
 """
 
-import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -87,20 +86,21 @@ def _values(dataset: Dataset) -> npt.NDArray[np.generic] | None:
 
 def _shown(source: Dataset, frame: npt.NDArray[np.generic]) -> Frames:
     """Return one frame as a viewer shows it, (H, W, 3) uint8, rendered by the sandbox."""
-    single = Dataset()
-    for element in source:
-        if not element.tag.is_private and element.VR != "PN":
-            single.add(element)
-    single.NumberOfFrames = 1
-    _set_pixels(single, frame[None])
-    single.file_meta = FileMetaDataset()
-    single.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    single.file_meta.MediaStorageSOPClassUID = _SECONDARY_CAPTURE
-    single.file_meta.MediaStorageSOPInstanceUID = UID("2.25.1")
     try:
-        return decode(header.write(single)).pixels
-    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, struct.error) as exc:
+        single = Dataset()
+        for element in source:
+            if not element.tag.is_private and element.VR != "PN":
+                single.add(element)
+        single.NumberOfFrames = 1
+        _set_pixels(single, frame[None])
+        single.file_meta = FileMetaDataset()
+        single.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        single.file_meta.MediaStorageSOPClassUID = _SECONDARY_CAPTURE
+        single.file_meta.MediaStorageSOPInstanceUID = UID("2.25.1")
+        content = header.write(single)
+    except Exception as exc:
         raise Rejected(Reason.DECODE_FAILED) from exc
+    return decode(content).pixels
 
 
 def _covered(

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import logging
+import os
 import re
 import time
 from argparse import ArgumentParser
@@ -17,7 +19,13 @@ from rich.console import Console
 from rich.progress import track
 
 from retrieval import keys, media
-from retrieval.errors import ModelRefused, Reason, Rejected, ServicesUnavailable, StorageCorrupt
+from retrieval.errors import (
+    ModelRefused,
+    Reason,
+    Rejected,
+    ServicesUnavailable,
+    StorageCorrupt,
+)
 from workers.decode.dicom import MEDIA_TYPE as DICOM
 from workers.decode.sandbox import decode
 from workers.deidentify.derivative import encode_preview
@@ -37,6 +45,8 @@ from workers.deidentify.verdict import (
     deidentify_frames,
     detectors_for,
 )
+
+log = logging.getLogger("cloister.workers")
 
 _MAX_FILE_BYTES = 512 * 1024**2
 _SAFE_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
@@ -111,21 +121,27 @@ class Command(BaseCommand):
 
 
 def _files(path: Path) -> list[tuple[Path, str]]:
-    """Return every file at or below `path`, with its name relative to it."""
-    if path.is_file():
+    """Return every file at or below `path`, with its name relative to it.
+
+    A folder that cannot be listed stands for what is in it. Links to folders are not followed.
+    """
+    if not path.is_dir():
         return [(path, path.name)]
-    below = (file for file in path.rglob("*") if not file.is_dir())
-    return sorted((file, file.relative_to(path).as_posix()) for file in below)
+    files: list[Path] = []
+    walk = os.walk(path, onerror=lambda error: files.append(Path(error.filename)))
+    for folder, _, names in walk:
+        files += (Path(folder, name) for name in names)
+    return sorted((file, file.relative_to(path).as_posix()) for file in files)
 
 
 def _prepare(output: Path, path: Path) -> None:
     """Make the output folder. Refuses one inside the folder that is read: it would be read too."""
-    source, target = path.resolve(), output.resolve()
-    if source.is_dir() and source in (target, *target.parents):
-        raise CommandError("--output must lie outside PATH")
     try:
+        source, target = path.resolve(), output.resolve()
+        if source.is_dir() and source in (target, *target.parents):
+            raise CommandError("--output must lie outside PATH")
         output.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
+    except (OSError, RuntimeError) as exc:  # the latter for a circle of links
         raise CommandError("the output folder cannot be made") from exc
 
 
@@ -155,6 +171,14 @@ def _deidentify_file(
             dicom, tags = covered_object(content, mapping, look, says_clean=profile.cover_text)
     except Rejected as exc:
         result, reason = None, exc.reason
+    except (ModelRefused, ServicesUnavailable, CommandError):
+        raise
+    except Exception as exc:  # noqa: BLE001 - one file must not cost the others their answers
+        # Its message may quote the file, and so may what a traceback ends with.
+        log.error(  # noqa: TRY400
+            "a file was rejected for an unexpected %s", type(exc).__name__
+        )
+        result, reason = None, Reason.DECODE_FAILED
     named = None
     if result is not None:
         reason = result.reason
@@ -243,8 +267,19 @@ def _write(content: bytes, output: Path, stem: str, suffix: str) -> str:
     is replaced, because it may say more than a name should.
     """
     base = stem if _SAFE_STEM.fullmatch(stem) else "picture"
-    for number in itertools.count(1):
-        name = f"{base}.{suffix}" if number == 1 else f"{base}-{number}.{suffix}"
+
+    def numbered(number: int) -> str:
+        return f"{base}.{suffix}" if number == 1 else f"{base}-{number}.{suffix}"
+
+    # Thousands of files may ask for the same name: the gap is searched for, not walked to.
+    taken, free = 0, 1
+    while (output / numbered(free)).exists():
+        taken, free = free, 2 * free
+    while free - taken > 1:
+        middle = (taken + free) // 2
+        taken, free = (middle, free) if (output / numbered(middle)).exists() else (taken, middle)
+    for number in itertools.count(free):
+        name = numbered(number)
         try:
             with (output / name).open("xb") as file:
                 file.write(content)
@@ -271,7 +306,8 @@ def _as_json(reports: list[Report]) -> str:
 
 def _as_lines(reports: list[Report]) -> str:
     lines = [
-        f"{report.verdict:9} {len(report.faces):3} faces {len(report.text):3} texts  {report.file}"
+        f"{report.verdict:9} {len(report.faces):3} faces {len(report.text):3} texts  "
+        + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in report.file)
         + (f"  ({report.reason})" if report.reason else "")
         for report in reports
     ]
