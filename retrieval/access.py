@@ -204,4 +204,5 @@ PROTECTED_TABLES = [
     "retrieval_subjectgroup",
     "retrieval_subjectgroupmember",
     "retrieval_certificate",
+    "retrieval_reviewbox",
 ]

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     CODE_STILL_FOUND = "code_still_found"
     DETECTOR_FAILED = "detector_failed"
     MAY_CARRY_BURNED_IN_TEXT = "may_carry_burned_in_text"
+    REVIEW_UNFINISHED = "review_unfinished"
     # quarantined: the machinery failed three times on this file
     THREE_STRIKES = "three_strikes"
 

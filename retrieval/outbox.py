@@ -66,7 +66,8 @@ def claim(work_id: int) -> Work | None:
         work.save(update_fields=["attempts", "fencing_token", "lease_until"])
     if work.attempts > MAX_ATTEMPTS:
         with settling(work) as image:
-            if image.state != State.INDEXED:  # there, only a further encoder gave up
+            # Indexed, only a further encoder gave up; rejected, nothing was due any more.
+            if image.state not in (State.INDEXED, State.REJECTED):
                 settle(image, State.QUARANTINED, Reason.THREE_STRIKES)
         log.error("work %s on image %s failed three times", work.pk, work.image_id)
         return None

@@ -45,7 +45,7 @@ def refuse_to_decode_unprotected(**_kwargs: object) -> None:
 @worker_init.connect
 def refuse_detectors_that_cannot_be_used(**_kwargs: object) -> None:
     """A worker does not start while one of the operator's face detectors is not as listed."""
-    if {QUERY_QUEUE, Stage.DEIDENTIFY} & set(app.amqp.queues.consume_from):
+    if {QUERY_QUEUE, Stage.DEIDENTIFY, Stage.COVER} & set(app.amqp.queues.consume_from):
         try:
             detector_for(PROFILES["photographs"])
         except ModelRefused as error:

@@ -10,8 +10,18 @@ from typing import cast
 import numpy as np
 
 from retrieval import access, index, outbox, storage
-from retrieval.errors import NeedsReview, Rejected
-from retrieval.models import Collection, EncoderVersion, PrivacyProfile, Stage, State, Subject, Work
+from retrieval.errors import NeedsReview, Reason, Rejected
+from retrieval.models import (
+    Collection,
+    EncoderVersion,
+    PrivacyProfile,
+    ReviewBox,
+    Source,
+    Stage,
+    State,
+    Subject,
+    Work,
+)
 from retrieval.models import Image as StoredImage
 from retrieval.queue import QueryVectors
 from retrieval.storage import Form
@@ -22,7 +32,8 @@ from workers.deidentify import derivative
 from workers.deidentify.dicom.origin import Origin, origin_of
 from workers.deidentify.marks import as_stored
 from workers.deidentify.obscure import Style
-from workers.deidentify.verdict import Deidentified, Profile, detectors_for
+from workers.deidentify.reviewed import boxes_of, cover_reviewed, rows_of
+from workers.deidentify.verdict import Boxes, Deidentified, Profile, detectors_for, still_found
 from workers.deidentify.verdict import deidentify as deidentify_pixels
 from workers.encode.encoder import Encoder, Pixels
 from workers.encode.registry import EMBEDDED, load
@@ -34,10 +45,14 @@ OWN_PICTURE = Limits(min_side=1)
 
 
 def deidentify(work: Work) -> None:
-    """Decode, cover and look again; then the image is due to be encoded, in review, or rejected."""
+    """Decode, cover and look again; then the image is due to be encoded, in review, or rejected.
+
+    What a reviewer drew in an earlier start is covered as well, and her review goes on.
+    """
     with access.processing(work.collection_id):
         image = StoredImage.objects.get(pk=work.image_id)
         profile = Collection.objects.select_related("profile").get(pk=work.collection_id).profile
+        drawn = _drawn_in(image)
     try:
         original = storage.read(image, Form.ORIGINAL)
         covered = _deidentified(original, profile)
@@ -47,29 +62,85 @@ def deidentify(work: Work) -> None:
         with outbox.settling(work) as image:
             outbox.settle(image, State.REJECTED, rejected.reason)
         return
-    preview = derivative.encode_preview(covered.pixels)
-    thumbnail = derivative.encode_thumbnail(covered.pixels)
+    pixels = cover_reviewed(covered.pixels, drawn, _rules(profile))
+    reason = covered.reason or (Reason.REVIEW_UNFINISHED if drawn else None)
     with outbox.settling(work) as image:
-        # Behind the fencing token: a worker that was taken over replaces no picture.
-        storage.write_bytes(image, Form.PREVIEW, preview)
-        storage.write_bytes(image, Form.THUMBNAIL, thumbnail)
-        image.height, image.width = covered.pixels.shape[:2]
-        image.faces = [
-            {"box": list(f.box), "score": round(f.score, 3), "detector": f.detector}
-            for f in covered.boxes.faces
-        ]
-        image.text = [
-            as_stored(mark, image.height, image.width)
-            for mark in covered.boxes.text + covered.boxes.codes
-        ]
-        image.save(update_fields=["width", "height", "faces", "text"])
+        _store_render(image, pixels, covered.boxes + boxes_of(drawn))
+        _propose_boxes(image, covered.boxes, is_in_review=reason is not None)
         if origin is not None:
             _record_origin(image, origin)
-        if covered.reason is not None:
-            outbox.settle(image, State.REVIEW, covered.reason)
+        if reason is not None:
+            outbox.settle(image, State.REVIEW, reason)
         else:
             outbox.settle(image, State.DEIDENTIFIED)
             outbox.add(image, Stage.ENCODE)
+
+
+def cover(work: Work) -> None:
+    """Cover an image in review as its reviewer drew it, from the original. It stays in review.
+
+    What a last look at the result still sees is shown to the reviewer, who decides.
+    """
+    with access.processing(work.collection_id):
+        image = StoredImage.objects.get(pk=work.image_id)
+        profile = Collection.objects.select_related("profile").get(pk=work.collection_id).profile
+        boxes = list(
+            ReviewBox.objects.filter(image=image, removed_reason="").exclude(
+                source=Source.LAST_LOOK
+            )
+        )
+    if not _is_reviewable(image):
+        with outbox.settling(work):
+            return
+    rules = _rules(profile)
+    original = decode(storage.read(image, Form.ORIGINAL)).pixels
+    pixels = cover_reviewed(original, boxes, rules)
+    left = still_found(pixels, boxes_of(boxes), rules, detectors_for(rules))
+    with outbox.settling(work) as image:
+        # Rejected meanwhile: nobody is to see what the new picture shows.
+        if not _is_reviewable(image):
+            return
+        _store_render(image, pixels, boxes_of(boxes))
+        ReviewBox.objects.filter(image=image, source=Source.LAST_LOOK).delete()
+        ReviewBox.objects.bulk_create(rows_of(left, image, Source.LAST_LOOK))
+
+
+def _is_reviewable(image: StoredImage) -> bool:
+    """Whether its boxes say all that was found: where a detector failed there are none, and
+    covering none would show the original."""
+    is_known = image.reason != Reason.DETECTOR_FAILED and image.render > 0
+    return image.state == State.REVIEW and is_known
+
+
+def _drawn_in(image: StoredImage) -> list[ReviewBox]:
+    return list(ReviewBox.objects.filter(image=image, source=Source.REVIEWER, removed_reason=""))
+
+
+def _store_render(image: StoredImage, pixels: Pixels, covered: Boxes) -> None:
+    """Replace what is shown of the locked image, and say what it covers.
+
+    Behind the fencing token: a worker that was taken over replaces no picture.
+    """
+    storage.write_bytes(image, Form.PREVIEW, derivative.encode_preview(pixels))
+    storage.write_bytes(image, Form.THUMBNAIL, derivative.encode_thumbnail(pixels))
+    image.render += 1
+    image.height, image.width = pixels.shape[:2]
+    image.faces = [
+        {"box": list(f.box), "score": round(f.score, 3), "detector": f.detector}
+        for f in covered.faces
+    ]
+    image.text = [
+        as_stored(mark, image.height, image.width) for mark in covered.text + covered.codes
+    ]
+    image.save(update_fields=["render", "width", "height", "faces", "text"])
+
+
+def _propose_boxes(image: StoredImage, found: Boxes, *, is_in_review: bool) -> None:
+    """Note what was found for who reviews it; what an earlier start had found is void."""
+    drawn = _drawn_in(image)
+    ReviewBox.objects.filter(image=image).exclude(pk__in=[box.pk for box in drawn]).delete()
+    if is_in_review:
+        ReviewBox.objects.bulk_create(rows_of(found, image, Source.DETECTOR))
 
 
 def _record_origin(image: StoredImage, origin: Origin) -> None:
@@ -154,7 +225,12 @@ def encoder_of(version: EncoderVersion) -> Encoder:
 
 
 def _deidentified(content: bytes, profile: PrivacyProfile) -> Deidentified:
-    rules = Profile(
+    rules = _rules(profile)
+    return deidentify_pixels(decode(content), rules, detectors_for(rules))
+
+
+def _rules(profile: PrivacyProfile) -> Profile:
+    return Profile(
         name=profile.name,
         cover=cast(Style, profile.cover),
         mosaic_cells=profile.mosaic_cells,
@@ -164,4 +240,3 @@ def _deidentified(content: bytes, profile: PrivacyProfile) -> Deidentified:
         cover_codes=profile.cover_codes,
         text_allowed=tuple(profile.text_allowed),
     )
-    return deidentify_pixels(decode(content), rules, detectors_for(rules))

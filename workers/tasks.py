@@ -17,6 +17,11 @@ def deidentify(work_id: int) -> None:
     _run(work_id, stages.deidentify)
 
 
+@app.task(name=Stage.COVER.value)
+def cover(work_id: int) -> None:
+    _run(work_id, stages.cover)
+
+
 @app.task(name=Stage.ENCODE.value)
 def encode(work_id: int) -> None:
     _run(work_id, stages.encode)

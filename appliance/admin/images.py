@@ -3,7 +3,7 @@
 Every list and every page is on the log, with the ids it shows, before it goes out.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -21,15 +21,17 @@ from appliance.web import ticket
 from appliance.web.purpose import actor_of
 from appliance.web.views import image as image_views
 from retrieval import access, audit, look, review, storage
-from retrieval.errors import AccessDenied, Reason
+from retrieval.errors import AccessDenied
 from retrieval.models import Image, Kind, State
 from retrieval.models.grant import Capability
 
 DECISIONS: Final[dict[str, Callable[..., None]]] = {
-    "release": review.release,
     "reject": review.reject,
     "retry": review.retry,
 }
+
+
+_MOST_DIGITS: Final = 9
 
 
 class ReadableCollectionFilter(admin.SimpleListFilter):
@@ -54,13 +56,10 @@ class ImageAdmin(GrantedAdmin):
     list_per_page = 30
     list_disable_select_all = True
     show_full_result_count = False
-    actions = ["release", "reject", "retry"]
+    actions = ["reject", "retry"]
     change_form_outer_before_template = "admin/image_decisions.html"
 
     # The list's menu; `changelist_view` takes them before Django would run them in its context.
-    @admin.action(description="Release from review")
-    def release(self, request: HttpRequest, images: object) -> None: ...
-
     @admin.action(description="Reject")
     def reject(self, request: HttpRequest, images: object) -> None: ...
 
@@ -150,7 +149,7 @@ class ImageAdmin(GrantedAdmin):
     ) -> HttpResponse:
         if request.method == "POST":
             chosen = request.POST.getlist("_selected_action")
-            _decide(request, request.POST.get("action", ""), chosen)
+            _decide(request, request.POST.get("action", ""), chosen, DECISIONS)
             return redirect(request.get_full_path())
         with in_context(request):
             response: Any = rendered(super().changelist_view(request, extra_context))
@@ -193,7 +192,11 @@ class ImageAdmin(GrantedAdmin):
         return response
 
     def decide_view(self, request: HttpRequest, image_id: UUID) -> HttpResponseRedirect:
-        _decide(request, request.POST.get("decision", ""), [str(image_id)])
+        decisions = dict(DECISIONS)
+        if render := _number(request.POST.get("render", "")):
+            # One image at a time, from the page that shows it: no list is enough to release from.
+            decisions["release"] = partial(review.release, render=render)
+        _decide(request, request.POST.get("decision", ""), [str(image_id)], decisions)
         return redirect("admin:retrieval_image_changelist")
 
 
@@ -211,16 +214,24 @@ def _open_decisions(request: HttpRequest, image: Image) -> list[str]:
     if image.state == State.REVIEW:
         if image.collection_id not in _reviewed_by(request):
             return []
-        may_release = image.reason != Reason.DETECTOR_FAILED
-        return ["release", "reject"] if may_release else ["retry", "reject"]
+        return ["retry" if review.waits_for_rerun(image) else "release", "reject"]
     stuck = (State.QUARANTINED, State.RECEIVED, State.DEIDENTIFIED)
     ingested = access.collections_where(actor_of(request), PURPOSE, Capability.INGEST)
     return ["retry"] if image.state in stuck and image.collection in ingested else []
 
 
-def _decide(request: HttpRequest, name: str, chosen: Iterable[str]) -> None:
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS else None
+
+
+def _decide(
+    request: HttpRequest,
+    name: str,
+    chosen: Iterable[str],
+    decisions: Mapping[str, Callable[..., None]],
+) -> None:
     """Decide about each image in a transaction of its own, and say how many were."""
-    decide = DECISIONS.get(name)
+    decide = decisions.get(name)
     if decide is None:
         messages.error(request, "Choose what to do with the images.")
         return

@@ -67,9 +67,10 @@ CHECKPOINTS_EVERY_S = 300
 """How much of the log a superuser of the database could rewrite unseen: what is younger."""
 
 QUERY_WORKERS = (_worker("query", "query"),)
+# Of two queues a worker takes in turns: who reviews never waits for a long import.
 INGEST_WORKERS = (
-    _worker("deidentify-1", "deidentify"),
-    _worker("deidentify-2", "deidentify"),
+    _worker("deidentify-1", "deidentify,cover"),
+    _worker("deidentify-2", "deidentify,cover"),
     _worker("encode", "encode"),
     Program("reconcile", (sys.executable, "manage.py", "reconcile")),
 )

@@ -16,11 +16,13 @@ from retrieval.models.collection import Collection, PrivacyProfile
 from retrieval.models.embedding import Embedding, EncoderVersion
 from retrieval.models.grant import Grant, Purpose, Role
 from retrieval.models.image import Image, ImportBatch, State, Subject
+from retrieval.models.review import BoxKind, RemovalReason, ReviewBox, Source
 from retrieval.models.user import User
 from retrieval.models.work import Stage, Work
 
 __all__ = [
     "AuditEvent",
+    "BoxKind",
     "Budget",
     "BudgetProposal",
     "Certificate",
@@ -35,8 +37,11 @@ __all__ = [
     "Outcome",
     "PrivacyProfile",
     "Purpose",
+    "RemovalReason",
     "Reservation",
+    "ReviewBox",
     "Role",
+    "Source",
     "Stage",
     "State",
     "Subject",

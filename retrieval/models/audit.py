@@ -15,6 +15,8 @@ class Kind(models.TextChoices):
     IMPORT_DENIED = "import.denied", "Import denied"
     IMPORT_FINISHED = "import.finished", "Import finished"
     REVIEW_DECIDED = "review.decided", "Review decided"
+    REVIEW_BOXES_CHANGED = "review.boxes_changed", "Boxes changed in review"
+    DETECTORS_JUDGED = "detectors.judged", "Detectors judged by reviews"
     WORK_RETRIED = "work.retried", "Work retried"
     GRANT_CHANGED = "grant.changed", "Grant changed"
     COLLECTION_CHANGED = "collection.changed", "Collection changed"

@@ -81,6 +81,9 @@ class Image(models.Model):
         default=list,
         help_text="Covered writing and codes: box, score, kind, detector; never what they say.",
     )
+    render = models.PositiveIntegerField(
+        default=0, help_text="How often its covers were drawn: what is released is one of these."
+    )
     modality = models.CharField(
         max_length=16, blank=True, help_text="DICOM modality (0008,0060), such as CT; else empty."
     )

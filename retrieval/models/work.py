@@ -5,6 +5,7 @@ class Stage(models.TextChoices):
     """What is to be done to an image next. Each stage is one Celery task of the same meaning."""
 
     DEIDENTIFY = "deidentify", "De-identify"
+    COVER = "cover", "Cover as reviewed"
     ENCODE = "encode", "Encode"
 
 

@@ -165,12 +165,26 @@ def test_a_list_names_no_collection_without_a_grant(
 def test_a_reviewer_releases_from_the_images_page(
     browser: Client, collection: Collection, owner: User
 ) -> None:
-    image = make_image(collection, state=State.REVIEW, reason=Reason.FACE_STILL_FOUND)
+    image = make_image(collection, state=State.REVIEW, reason=Reason.FACE_STILL_FOUND, render=2)
     url = reverse("admin:retrieval_image_decide", args=[image.pk])
+    assert 'name="render" value="2"' in browser.get(page_of(image)).content.decode()
 
-    browser.post(url, {"decision": "release"})
+    for unseen in ({}, {"render": "1"}, {"render": "²"}):
+        browser.post(url, {"decision": "release", **unseen})
+    assert state_of(image) == State.REVIEW
 
+    browser.post(url, {"decision": "release", "render": "2"})
     assert state_of(image) == State.DEIDENTIFIED
+
+
+def test_nothing_is_released_from_the_list_where_nobody_looked_closely(
+    browser: Client, collection: Collection, owner: User
+) -> None:
+    image = make_image(collection, state=State.REVIEW, reason=Reason.FACE_STILL_FOUND, render=1)
+
+    browser.post(LIST, {"action": "release", "_selected_action": [str(image.pk)], "render": "1"})
+
+    assert state_of(image) == State.REVIEW
 
 
 def test_several_images_are_decided_about_from_the_list(

@@ -124,7 +124,10 @@ def test_every_worker_queue_has_a_worker() -> None:
     from retrieval.queue import QUERY_QUEUE  # noqa: PLC0415
 
     served = {
-        s["command"][1] for s in SERVICES.values() if str(s.get("command", "")).startswith("['-Q'")
+        queue
+        for s in SERVICES.values()
+        if str(s.get("command", "")).startswith("['-Q'")
+        for queue in s["command"][1].split(",")
     }
     assert served == {QUERY_QUEUE, *Stage}
 

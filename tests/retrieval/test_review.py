@@ -1,6 +1,7 @@
 import json
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -53,7 +54,10 @@ def entries(superuser: Superuser, kind: Kind) -> list[dict[str, Any]]:
 
 
 def in_review(collection: Collection, reason: Reason = Reason.FACE_STILL_FOUND) -> Image:
-    return make_image(collection, state=State.REVIEW, reason=reason)
+    return make_image(collection, state=State.REVIEW, reason=reason, render=1, width=100, height=80)
+
+
+RELEASE = partial(review.release, render=1)
 
 
 def test_a_released_image_is_due_to_be_encoded_and_the_decision_is_on_the_log(
@@ -61,12 +65,12 @@ def test_a_released_image_is_due_to_be_encoded_and_the_decision_is_on_the_log(
 ) -> None:
     image = in_review(collection)
 
-    review.release(image.pk, actor=reviewer, purpose=PURPOSE)
+    review.release(image.pk, render=1, actor=reviewer, purpose=PURPOSE)
 
     assert (stored(image).state, stored(image).reason) == (State.DEIDENTIFIED, "")
     assert due(image) == [Stage.ENCODE]
     assert entries(superuser, Kind.REVIEW_DECIDED) == [
-        {"decision": "released", "image": str(image.pk), "reason": "face_still_found"}
+        {"decision": "released", "image": str(image.pk), "reason": "face_still_found", "render": 1}
     ]
 
 
@@ -76,7 +80,7 @@ def test_an_image_whose_detector_failed_is_never_released(
     image = in_review(collection, Reason.DETECTOR_FAILED)
 
     with pytest.raises(review.NotDecidable):
-        review.release(image.pk, actor=reviewer, purpose=PURPOSE)
+        review.release(image.pk, render=1, actor=reviewer, purpose=PURPOSE)
 
     assert stored(image).state == State.REVIEW
     assert due(image) == []
@@ -108,7 +112,7 @@ def test_a_rejected_image_is_due_for_nothing(
     assert entries(superuser, Kind.REVIEW_DECIDED)[0]["decision"] == "rejected"
 
 
-@pytest.mark.parametrize("decide", [review.release, review.reject])
+@pytest.mark.parametrize("decide", [RELEASE, review.reject])
 @pytest.mark.parametrize("state", set(State) - {State.REVIEW})
 def test_only_what_is_in_review_is_decided(
     collection: Collection, reviewer: User, decide: Callable[..., None], state: State
@@ -122,7 +126,7 @@ def test_only_what_is_in_review_is_decided(
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.SEARCHER, Role.CURATOR])
-@pytest.mark.parametrize("decide", [review.release, review.reject])
+@pytest.mark.parametrize("decide", [RELEASE, review.reject])
 def test_who_may_not_review_decides_nothing_and_the_attempt_is_on_the_log(
     collection: Collection, superuser: Superuser, role: Role, decide: Callable[..., None]
 ) -> None:
@@ -143,7 +147,7 @@ def test_a_reviewer_of_another_purpose_decides_nothing(
     image = in_review(collection)
 
     with pytest.raises(AccessDenied):
-        review.release(image.pk, actor=reviewer, purpose=Purpose.TREATMENT)
+        review.release(image.pk, render=1, actor=reviewer, purpose=Purpose.TREATMENT)
 
     assert stored(image).state == State.REVIEW
 
@@ -216,7 +220,7 @@ def test_a_decision_that_cannot_be_recorded_is_not_made(
     superuser.execute("DELETE FROM retrieval_audithead")
     try:
         with pytest.raises(Exception, match="no rows"):
-            review.release(image.pk, actor=reviewer, purpose=PURPOSE)
+            review.release(image.pk, render=1, actor=reviewer, purpose=PURPOSE)
     finally:
         superuser.execute(
             "INSERT INTO retrieval_audithead (number, entry_hash)"
@@ -232,8 +236,8 @@ def test_missing_images_are_denied_like_foreign_ones(reviewer: User) -> None:
     foreign = in_review(make_collection("sealed"))
 
     with pytest.raises(AccessDenied) as of_foreign:
-        review.release(foreign.pk, actor=reviewer, purpose=PURPOSE)
+        review.release(foreign.pk, render=1, actor=reviewer, purpose=PURPOSE)
     with pytest.raises(AccessDenied) as of_missing:
-        review.release(uuid.uuid4(), actor=reviewer, purpose=PURPOSE)
+        review.release(uuid.uuid4(), render=1, actor=reviewer, purpose=PURPOSE)
 
     assert str(of_foreign.value) == str(of_missing.value)

@@ -258,6 +258,11 @@ def _quick_look(pixels: Pixels, profile: Profile, detectors: Detectors) -> Boxes
     )
 
 
+def still_found(covered: Pixels, boxes: Boxes, profile: Profile, detectors: Detectors) -> Boxes:
+    """Return what one covered (H, W, 3) uint8 RGB frame still shows beside its covers."""
+    return _look_again(covered, boxes, profile, detectors)[0]
+
+
 def _look_again(
     covered: Pixels, boxes: Boxes, profile: Profile, detectors: Detectors
 ) -> tuple[Boxes, Reason | None]:

@@ -22,23 +22,48 @@ class NotDecidable(CloisterError):
     """The image is in no state for this decision, or no longer. A retry gives the same answer."""
 
 
-def release(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
+class Outdated(NotDecidable):
+    """What is decided about is not what would be seen now: its covers were or are being redrawn.
+
+    Looking again and deciding anew helps.
+    """
+
+
+def release(image_id: UUID, *, render: int, actor: User, purpose: Purpose) -> None:
     """A reviewer looked at the covered preview and lets it be encoded and found.
 
-    Raises AccessDenied, or NotDecidable: where the detector failed nobody knows what is in it.
+    render: which one was looked at; none that came after is released unseen. Raises AccessDenied,
+    Outdated, or NotDecidable: where the detector failed nobody knows what is in it.
     """
-    with _deciding(image_id, Capability.REVIEW, actor, purpose) as image:
-        if image.state != State.REVIEW or image.reason == Reason.DETECTOR_FAILED:
+    with deciding(image_id, Capability.REVIEW, actor, purpose) as image:
+        if image.state != State.REVIEW or waits_for_rerun(image):
             raise NotDecidable(f"image {image.pk} cannot be released")
+        require_shown(image, render)
         reason = image.reason
         outbox.settle(image, State.DEIDENTIFIED)
         outbox.add(image, Stage.ENCODE)
         _record_decision("released", image, reason, actor, purpose)
 
 
+def require_shown(image: Image, render: int) -> None:
+    """Raise Outdated unless `render` is what a reviewer of this locked image sees now.
+
+    While covers are being redrawn the picture in the store may be either one.
+    """
+    if image.render != render or is_being_covered(image):
+        raise Outdated(f"image {image.pk} is past render {render}")
+
+
+def is_being_covered(image: Image) -> bool:
+    return Work.objects.filter(image=image, stage=Stage.COVER).exists()
+
+
 def reject(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
-    """A reviewer decides that the image is never to be found. Raises as `release`."""
-    with _deciding(image_id, Capability.REVIEW, actor, purpose) as image:
+    """A reviewer decides that the image is never to be found.
+
+    Raises AccessDenied or NotDecidable.
+    """
+    with deciding(image_id, Capability.REVIEW, actor, purpose) as image:
         if image.state != State.REVIEW:
             raise NotDecidable(f"image {image.pk} is not in review")
         reason = image.reason
@@ -47,10 +72,13 @@ def reject(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
 
 
 def retry(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
-    """Start again with what was given up, or go on with what is stuck. Raises as `release`."""
-    with _deciding(image_id, None, actor, purpose) as image:
+    """Start again with what was given up, or go on with what is stuck.
+
+    Raises AccessDenied or NotDecidable.
+    """
+    with deciding(image_id, None, actor, purpose) as image:
         was, reason = image.state, image.reason
-        if image.state == State.QUARANTINED or _waits_for_a_detector(image):
+        if image.state == State.QUARANTINED or waits_for_rerun(image):
             outbox.settle(image, State.RECEIVED)
         stage = NEXT_STAGE.get(State(image.state))
         if stage is None:
@@ -68,12 +96,14 @@ def retry(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
         )
 
 
-def _waits_for_a_detector(image: Image) -> bool:
-    return image.state == State.REVIEW and image.reason == Reason.DETECTOR_FAILED
+def waits_for_rerun(image: Image) -> bool:
+    """Whether no reviewer can tell what is in it, or what was covered: only a new start helps."""
+    unknown = image.reason == Reason.DETECTOR_FAILED or image.render == 0
+    return image.state == State.REVIEW and unknown
 
 
 @contextmanager
-def _deciding(
+def deciding(
     image_id: UUID, capability: Capability | None, actor: User, purpose: Purpose
 ) -> Iterator[Image]:
     """The image, locked, in the transaction that decides about it. Refusals are on the log."""
@@ -113,4 +143,5 @@ def _record_decision(
         image=image.pk,
         decision=decision,
         reason=reason,
+        render=image.render,
     )
