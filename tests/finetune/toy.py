@@ -1,5 +1,7 @@
 """A small collection with something to learn, and the numbers a quick run needs."""
 
+from functools import cache
+
 import numpy as np
 
 from retrieval.budget import Mechanism
@@ -21,6 +23,7 @@ def pairs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images, texts.astype(np.float32)
 
 
+@cache
 def space() -> Space:
     return fit_space(Public(*pairs(200, 1)), rank=RANK, anchors=32)
 
