@@ -112,6 +112,35 @@ def test_writing_as_high_as_a_hand_is_found(text: RapidText) -> None:
     assert (covered[ink] == 0).all(axis=1).mean() > 0.9
 
 
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "693_J2KI.dcm"])
+def test_a_body_is_no_letter_however_round_it_is(text: RapidText, name: str) -> None:
+    plain = decode(samples.dicom(name)).pixels
+
+    covered = cover_marks(plain, text.find(plain))
+
+    assert (covered != plain).any(axis=2).mean() < 0.1
+
+
+def test_words_that_fill_a_picture_are_found(text: RapidText) -> None:
+    plain = np.full((420, 420, 3), 220, np.uint8)
+    burned = written(
+        written(plain, "JANE", (15, 30), size=150, grey=20), "DOE", (15, 200), size=150
+    )
+    ink = (burned != plain).any(axis=2)
+
+    assert not cover_marks(burned, text.find(burned))[ink].any()
+
+
+def test_writing_that_differs_in_colour_alone_is_found(text: RapidText) -> None:
+    """Both colours have the same grey."""
+    plain = np.full((160, 320, 3), (200, 40, 60), np.uint8)
+    ink = (written(plain, "MRN 4711002", (30, 60), size=24) != plain).any(axis=2)
+    burned = plain.copy()
+    burned[ink] = (20, 128, 48)
+
+    assert not cover_marks(burned, text.find(burned))[ink].any()
+
+
 def test_side_marks_and_scale_bars_stay_and_a_name_beside_them_does_not(text: RapidText) -> None:
     plain = np.full((300, 500, 3), 20, np.uint8)
     marked = written(written(plain, "R", (30, 30), size=32), "10 cm", (380, 250), size=24)

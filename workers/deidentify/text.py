@@ -47,11 +47,10 @@ class View:
 
 
 # Measured over anatomy (docs/benchmarks.md): the enlarged one finds faint writing, the turned one
-# what stands upright.
+# what stands upright. Both are grey: the first one sees writing that differs in colour alone.
 VIEWS = (
     View("raw", 1.0),
     View("stretched", 2.0),
-    View("inverted", 1.0),
     View("stretched", 1.0, 1),
 )
 # The second look is another one than the first: what one scale misses another may see.
@@ -60,6 +59,14 @@ VIEWS_AFTER = (View("raw", 1.5),)
 _OVERVIEW_SIDE = 640
 # Heat of fewer pixels is noise.
 _MIN_SHRUNK_PX = 2
+# A skull is an O to the detector, and a lung a B. What takes so much of a view both ways, and at
+# least so many pixels, and is no longer than so many times its height is no writing, unless so much
+# of it is read so surely.
+_BODY_SHARE = 1 / 8
+_BODY_MIN_PX = 64
+_BODY_LENGTH = 2.5
+_BODY_LETTERS = 3
+_BODY_SCORE = 0.7
 
 
 @dataclass(frozen=True)
@@ -134,9 +141,24 @@ class RapidText:
         padded[:down, :across] = _scaled(seen)
         heat = self._detector.run(None, {"x": padded.transpose(2, 0, 1)[None]})[0][0, 0]
         for corners, score in self._boxes(heat[:down, :across]):
-            points = _turn_back(corners, view.turns, across, down) / view.scale + origin
-            a, b, c, d = ((int(x), int(y)) for x, y in np.round(points))
-            yield Mark((a, b, c, d), score, "text", self.name)
+            points = _turn_back(corners, view.turns, across, down) / view.scale
+            mark = self._mark(points, score)
+            if not self._is_body(tile, mark):
+                yield self._mark(points + origin, score)
+
+    def _mark(self, points: Values, score: float) -> Mark:
+        a, b, c, d = ((int(x), int(y)) for x, y in np.round(points))
+        return Mark((a, b, c, d), score, "text", self.name)
+
+    def _is_body(self, tile: Pixels, mark: Mark) -> bool:
+        """Whether a mark is the picture's subject rather than something written on it."""
+        length, height = mark.sides
+        least = max(_BODY_MIN_PX, _BODY_SHARE * min(tile.shape[:2]))
+        if height < least or length > _BODY_LENGTH * height:
+            return False
+        reading = self.read(tile, mark)
+        letters = sum(letter.isalnum() for letter in reading.words)
+        return letters < _BODY_LETTERS or reading.score < _BODY_SCORE
 
     def _boxes(self, heat: Values) -> Iterator[tuple[Values, float]]:
         """Yield corners (4, 2) and score of each box in a map of heat.
