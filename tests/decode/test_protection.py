@@ -5,9 +5,11 @@ import resource
 import sys
 
 import pytest
+from celery.signals import worker_init
 
 from retrieval.errors import ServicesUnavailable
 from tests.decode import samples
+from workers import app
 from workers.decode import confine, sandbox, zygote
 from workers.decode.limits import Limits
 from workers.decode.protection import Protection, try_out
@@ -66,6 +68,19 @@ def test_a_host_that_protects_less_than_is_asked_for_decodes_nothing(
 
     with pytest.raises(ServicesUnavailable):
         decode(ASTRONAUT)
+
+
+@pytest.mark.usefixtures("no_decoder_yet")
+def test_a_worker_that_is_protected_less_than_is_asked_for_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CLOISTER_SANDBOX", "isolated")
+    monkeypatch.setattr(sandbox, "_ZYGOTE", answering(Protection.LANDLOCKED))
+    worker_starts = [receiver() for _, receiver in worker_init.receivers]
+
+    assert app.refuse_to_decode_unprotected in worker_starts
+    with pytest.raises(SystemExit, match="CLOISTER_SANDBOX"):
+        app.refuse_to_decode_unprotected()
 
 
 @pytest.mark.usefixtures("no_decoder_yet")

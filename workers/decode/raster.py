@@ -100,7 +100,8 @@ def open_raster(content: bytes, limits: Limits) -> Picture:
     except _DAMAGE as exc:
         raise Rejected(_damage(content, str(exc))) from exc
     check_size(image.height, image.width, frames, limits)
-    if orientation not in _TRANSPOSES:
+    # Pillow turns a TIFF itself, and has swapped its sides already.
+    if orientation not in _TRANSPOSES or image.format == "TIFF":
         orientation = 1
     width, height = image.size[::-1] if orientation in _SWAPS_SIDES else image.size
 
