@@ -1,16 +1,22 @@
 """`manage.py deidentify` says what became of every file, and writes only what was released."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 
 from retrieval import keys
+from retrieval.errors import Reason
 from tests.decode import samples
+from workers.deidentify.verdict import PROFILES, Detectors, Profile, detectors_for
+from workers.management.commands import deidentify as command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +32,15 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=120,
     )
+
+
+def clinical() -> tuple[Profile, Detectors]:
+    return PROFILES["clinical"], detectors_for(PROFILES["clinical"])
+
+
+def a_key_file(folder: Path) -> Path:
+    keys.create_key_file(folder / "a.key")
+    return folder / "a.key"
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +143,40 @@ def test_a_key_file_decides_which_identifiers_come_out(tmp_path: Path) -> None:
         outputs.append((output / "slice.dcm").read_bytes())
 
     assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_a_report_comes_out_as_an_object_and_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "report.dcm").write_bytes(samples.dicom("reportsi.dcm"))
+
+    result = run(tmp_path / "report.dcm", "--output", tmp_path / "out", "--json")
+
+    (entry,) = json.loads(result.stdout)["files"]
+    assert (entry["verdict"], entry["output"], entry["dicom"]) == ("released", None, "report.dcm")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.dcm"]
+
+
+def test_a_later_frame_that_a_person_must_see_holds_the_whole_object_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = command.deidentify_frames(np.zeros((2, 64, 64, 3), np.uint8), *clinical())
+    monkeypatch.setattr(
+        command,
+        "deidentify_frames",
+        lambda *_: replace(frames, verdict="review", reason=Reason.TEXT_STILL_FOUND),
+    )
+    (tmp_path / "loop.dcm").write_bytes(samples.dicom("SC_rgb_rle_2frame.dcm"))
+
+    out = io.StringIO()
+    call_command(
+        "deidentify",
+        tmp_path / "loop.dcm",
+        output=tmp_path / "out",
+        profile="clinical",
+        key_file=a_key_file(tmp_path),
+        json=True,
+        stdout=out,
+    )
+
+    (entry,) = json.loads(out.getvalue())["files"]
+    assert (entry["verdict"], entry["reason"]) == ("review", "text_still_found")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -18,7 +18,12 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
+from pydicom.pixels.processing import (
+    apply_color_lut,
+    apply_modality_lut,
+    apply_voi,
+    convert_color_space,
+)
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     AllTransferSyntaxes,
@@ -29,6 +34,7 @@ from pydicom.uid import (
 )
 
 from retrieval.errors import Reason, Rejected
+from workers.decode import values as layout
 from workers.decode.limits import Limits
 from workers.decode.picture import Picture, Pixels, check_size, strips
 
@@ -41,6 +47,8 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # File meta information, or the first group of a bare data set (PS3.10 7.1, PS3.3 C.12.1).
 _FIRST_GROUPS = (2, 8)
 _MAX_FIRST_VALUE_BYTES = 1024
+# One answer holds so many pixels, or one frame: a child has seconds, not minutes.
+_PIXELS_AT_ONCE = 8_000_000
 
 Values = npt.NDArray[np.float32]
 
@@ -80,6 +88,73 @@ def open_dicom(file: BinaryIO, limits: Limits) -> Picture:
     waveforms and directories; TRUNCATED, TOO_SMALL, TOO_MANY_PIXELS. What pydicom raises on a
     broken data set passes through.
     """
+    dataset, height, width, frames = _opened(file, limits)
+
+    def paint(out: Pixels) -> None:
+        _paint(dataset, pixel_array(dataset, index=0), out)
+
+    return Picture(
+        height,
+        width,
+        frames,
+        MEDIA_TYPE,
+        paint,
+        _modality(dataset),
+        _burned_in(dataset),
+        _is_copied_screen(dataset),
+    )
+
+
+def answer_values(
+    file: BinaryIO,
+    asked: layout.Asked,
+    limits: Limits,
+    room: Callable[[int], npt.NDArray[np.uint8]],
+) -> layout.Answer:
+    """Lay stored values and pictures of the asked frames out in `room`, as many as are few.
+
+    room: size in bytes → a writable array of that many. Raises as `open_dicom` does.
+    """
+    dataset, height, width, frames = _opened(file, limits)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if asked.first >= frames:
+        raise Rejected(Reason.DECODE_FAILED)
+    count = min(asked.count, frames - asked.first, max(1, _PIXELS_AT_ONCE // (height * width)))
+    answer = layout.Answer(Reason.DECODE_FAILED)
+    for place in range(count):
+        frame, found = get_decoder(syntax).as_array(dataset, index=asked.first + place, raw=True)
+        kind = frame.dtype.newbyteorder("<").str
+        photometric = str(found["photometric_interpretation"]).replace("_422", "")
+        if kind not in layout.KINDS or photometric not in layout.PHOTOMETRIC:
+            raise Rejected(Reason.DECODE_FAILED)
+        bits = 8 * frame.dtype.itemsize if frame.dtype.kind == "f" else int(found["bits_stored"])
+        is_packed = int(dataset.get("BitsAllocated") or 0) == 1
+        described = layout.Answer(
+            None,
+            frames,
+            count,
+            height,
+            width,
+            int(found["samples_per_pixel"]),
+            kind,
+            photometric,
+            min(bits, 8 * frame.dtype.itemsize),
+            is_packed,
+        )
+        if place == 0:
+            answer = described
+            stored, shown = layout.split(room(answer.result_bytes), answer)
+        if described != answer or frame.shape != stored.shape[1:]:
+            raise Rejected(Reason.DECODE_FAILED)
+        stored[place] = frame
+        if photometric == "YBR_FULL":
+            frame = convert_color_space(frame, "YBR_FULL", "RGB")
+        _paint(dataset, frame, shown[place])
+    return answer
+
+
+def _opened(file: BinaryIO, limits: Limits) -> tuple[Dataset, int, int, int]:
+    """Return a data set with an image, its height, width and number of frames, all checked."""
     size = os.fstat(file.fileno()).st_size
     dataset = dcmread(_Bounded(file, size), force=True)
     if "SOPClassUID" not in dataset and "Modality" not in dataset and "Rows" not in dataset:
@@ -97,20 +172,7 @@ def open_dicom(file: BinaryIO, limits: Limits) -> Picture:
     _ensure_transfer_syntax(dataset)
     if _pixels_are_cut(dataset, keyword, size):
         raise Rejected(Reason.TRUNCATED)
-
-    def paint(out: Pixels) -> None:
-        _paint(dataset, pixel_array(dataset, index=0), out)
-
-    return Picture(
-        height,
-        width,
-        frames,
-        MEDIA_TYPE,
-        paint,
-        _modality(dataset),
-        _burned_in(dataset),
-        _is_copied_screen(dataset),
-    )
+    return dataset, height, width, frames
 
 
 class _Bounded(io.BufferedReader):

@@ -6,7 +6,8 @@ itself, with its threads and models, is never forked. Once it is ready it says i
 well a child of its own was confined (a `Protection`, 0 for not at all), and ends when the other
 end is closed.
 
-A request is one message: the limits, what is asked if the file is a video, and three descriptors:
+A request is one message: the limits, what is asked if the file is a video or
+its stored values are wanted, and three descriptors:
 the file's content, a memory file for the result, and a socket on which two bytes answer how the
 child ended.
 """
@@ -27,7 +28,7 @@ from typing import BinaryIO, NoReturn
 import numpy as np
 
 from retrieval.errors import Reason, Rejected
-from workers.decode import dicom, raster, reel, video, wire
+from workers.decode import dicom, raster, reel, values, video, wire
 from workers.decode.confine import confine, leave_network
 from workers.decode.limits import Limits
 from workers.decode.memory import map_shared
@@ -41,7 +42,7 @@ TIMED_OUT = b"T"
 FAILED = b"F"
 
 _DESCRIPTORS = 3
-_REQUEST_BYTES = wire.REQUEST_BYTES + reel.ASKED_BYTES
+_REQUEST_BYTES = wire.REQUEST_BYTES + max(reel.ASKED_BYTES, values.ASKED_BYTES)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,24 @@ def look_into(result_fd: int, content_fd: int, limits: Limits, asked: reel.Asked
     result[: len(answer)] = np.frombuffer(answer, np.uint8)
 
 
+def take_values_into(result_fd: int, content_fd: int, limits: Limits, asked: values.Asked) -> None:
+    """Answer for some frames of a DICOM image; write the answer, values and pictures."""
+    try:
+        with open(content_fd, "rb", closefd=False) as file:
+            found = dicom.answer_values(
+                file, asked, limits, lambda size: map_shared(result_fd, size)
+            )
+    except Rejected as exc:
+        found = values.Answer(exc.reason)
+    except MemoryError:
+        found = values.Answer(Reason.DECODE_MEMORY)
+    except Exception:  # noqa: BLE001 - hostile input makes the codecs raise anything at all
+        found = values.Answer(Reason.DECODE_FAILED)
+    answer = values.pack_answer(found)
+    header = map_shared(result_fd, values.HEADER_BYTES)
+    header[: len(answer)] = np.frombuffer(answer, np.uint8)
+
+
 def _decode(result_fd: int, content_fd: int, limits: Limits) -> wire.Answer:
     try:
         with open(content_fd, "rb", closefd=False) as file:
@@ -121,7 +140,7 @@ def run_child(
     result_fd: int,
     limits: Limits,
     protection: Protection,
-    asked: reel.Asked | None,
+    asked: reel.Asked | values.Asked | None,
 ) -> NoReturn:
     """Confine this freshly forked process, decode, and end."""
     status = 1
@@ -132,6 +151,8 @@ def run_child(
         if confine(limits) or protection < Protection.LANDLOCKED:
             if asked is None:
                 decode_into(result_fd, content_fd, limits)
+            elif isinstance(asked, values.Asked):
+                take_values_into(result_fd, content_fd, limits, asked)
             else:
                 look_into(result_fd, content_fd, limits, asked)
             status = 0
@@ -171,14 +192,23 @@ def serve(control: socket.socket, protection: Protection) -> None:
                 _kill_all(children)
                 return
             limits = wire.unpack_request(request[: wire.REQUEST_BYTES])
-            question = request[wire.REQUEST_BYTES :]
-            asked = reel.unpack_asked(question) if question else None
+            asked = _question(request[wire.REQUEST_BYTES :])
             child = _fork(limits, descriptors, protection, asked)
             children[child.pid] = child
 
 
+def _question(raw: bytes) -> reel.Asked | values.Asked | None:
+    """Tell the questions apart by their length: they come from the worker, not from a file."""
+    if not raw:
+        return None
+    return values.unpack_asked(raw) if len(raw) == values.ASKED_BYTES else reel.unpack_asked(raw)
+
+
 def _fork(
-    limits: Limits, descriptors: list[int], protection: Protection, asked: reel.Asked | None
+    limits: Limits,
+    descriptors: list[int],
+    protection: Protection,
+    asked: reel.Asked | values.Asked | None,
 ) -> Child:
     content_fd, result_fd, reply_fd = descriptors
     deadline = time.monotonic() + limits.wall_s

@@ -396,6 +396,19 @@ def _declare(dataset: Dataset, patient: Patient, mapping: Mapping, *, pixels_cle
         dataset.RecognizableVisualFeatures = "NO"
 
 
+def declares_clean_pixels(dataset: Dataset) -> bool:
+    """Whether an object of ours says that faces and writing were covered in it."""
+    return bool(dataset.get("RecognizableVisualFeatures") == "NO")
+
+
+def declare_clean_pixels(dataset: Dataset) -> None:
+    """Say in a sealed object of ours that faces and writing were covered later on."""
+    done = dataset.DeidentificationMethodCodeSequence
+    done.extend(_coded(code, meaning) for code, meaning in _PIXEL_CODES.items())
+    dataset.BurnedInAnnotation = "NO"
+    dataset.RecognizableVisualFeatures = "NO"
+
+
 def _coded(code: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, "DCM", meaning

@@ -21,6 +21,7 @@ from rich.progress import track
 from retrieval import keys, media
 from retrieval.errors import (
     ModelRefused,
+    NeedsReview,
     Reason,
     Rejected,
     ServicesUnavailable,
@@ -30,8 +31,8 @@ from workers.decode.dicom import MEDIA_TYPE as DICOM
 from workers.decode.sandbox import decode
 from workers.deidentify.derivative import encode_preview
 from workers.deidentify.dicom.mapping import Mapping
-from workers.deidentify.dicom.pixels import Frames, Mask, covered_object
-from workers.deidentify.dicom.table import Action
+from workers.deidentify.dicom.pixels import Covered, Frames, Mask, covered_object
+from workers.deidentify.dicom.records import cleaned_record
 from workers.deidentify.faces import Face
 from workers.deidentify.film import deidentify_film
 from workers.deidentify.marks import as_stored
@@ -57,8 +58,8 @@ class Report:
     """What became of one file.
 
     output: the name of the picture that was written. dicom: that of the de-identified object beside
-    it, where the file was DICOM and its pixels can be written again (workers/deidentify/dicom).
-    tags: how often each action was done to its header.
+    it, where the file was DICOM; a report or plan has an object and no picture. dicom_reason: why
+    a released picture has no object beside it. tags: how often each action was done to its header.
     """
 
     file: str
@@ -70,6 +71,7 @@ class Report:
     tags: dict[str, int]
     output: str | None = None
     dicom: str | None = None
+    dicom_reason: str | None = None
 
 
 class Command(BaseCommand):
@@ -156,21 +158,17 @@ def _deidentify_file(
 ) -> Report:
     started = time.monotonic()
     result: Deidentified | None = None
-    written = reason = dicom = None
-    tags: dict[Action, int] = {}
+    written = named = reason = None
+    covered = Covered(None, {})
     try:
         content = _read(file)
         if media.sniff_video(content[: media.HEAD_BYTES]):
             return _deidentify_video(
                 content, file, name, output=output, profile=profile, detectors=detectors
             )
-        decoded = decode(content)
-        result = deidentify(decoded, profile, detectors)
-        if decoded.media_type == DICOM:
-            look = partial(_mask, first=result, profile=profile, detectors=detectors)
-            dicom, tags = covered_object(content, mapping, look, says_clean=profile.cover_text)
+        result, covered = _deidentify_content(content, profile, detectors, mapping)
     except Rejected as exc:
-        result, reason = None, exc.reason
+        reason = exc.reason
     except (ModelRefused, ServicesUnavailable, CommandError):
         raise
     except Exception as exc:  # noqa: BLE001 - one file must not cost the others their answers
@@ -178,24 +176,47 @@ def _deidentify_file(
         log.error(  # noqa: TRY400
             "a file was rejected for an unexpected %s", type(exc).__name__
         )
-        result, reason = None, Reason.DECODE_FAILED
-    named = None
-    if result is not None:
-        reason = result.reason
-        if result.verdict == "released":
+        reason = Reason.DECODE_FAILED
+    verdict = "rejected" if reason else result.verdict if result else "released"
+    if verdict == "released":
+        if result:
             written = _write(encode_preview(result.pixels), output, file.stem, "jpg")
-            named = _write(dicom, output, file.stem, "dcm") if dicom else None
+        if covered.content:
+            named = _write(covered.content, output, file.stem, "dcm")
+    reason = reason or (result.reason if result else None)
     return Report(
         file=name,
-        verdict=result.verdict if result else "rejected",
+        verdict=verdict,
         reason=reason.value if reason else None,
         seconds=round(time.monotonic() - started, 3),
         faces=[_face(face) for face in result.boxes.faces] if result else [],
         text=_writing(result) if result else [],
-        tags={action.value: count for action, count in tags.items()},
+        tags={action.value: count for action, count in covered.counts.items()},
         output=written,
         dicom=named,
+        dicom_reason=covered.reason.value if covered.reason else None,
     )
+
+
+def _deidentify_content(
+    content: bytes, profile: Profile, detectors: Detectors, mapping: Mapping
+) -> tuple[Deidentified | None, Covered]:
+    """Return the picture, None where a DICOM object has none, and the object. Raises Rejected."""
+    try:
+        decoded = decode(content)
+    except Rejected as exc:
+        if exc.reason is not Reason.NO_PIXELS:
+            raise
+        return None, cleaned_record(content, mapping)
+    result = deidentify(decoded, profile, detectors)
+    if decoded.media_type != DICOM:
+        return result, Covered(None, {})
+    look = partial(_mask, first=result, profile=profile, detectors=detectors)
+    covered = covered_object(content, mapping, look, says_clean=profile.cover_text)
+    if covered.for_review and result.verdict == "released":
+        # The picture shows the first frame: what another one shows is not known to be gone.
+        result = replace(result, verdict="review", reason=covered.reason)
+    return result, covered
 
 
 def _deidentify_video(
@@ -233,19 +254,17 @@ def _mapping(key_file: Path | None) -> Mapping:
         raise CommandError("the key file cannot be read") from exc
 
 
-def _mask(
-    frames: Frames, *, first: Deidentified, profile: Profile, detectors: Detectors
-) -> Mask | None:
-    """Return what is covered in each frame, None if one of them is for a person."""
-    verdict, boxes = first.verdict, first.boxes
+def _mask(frames: Frames, *, first: Deidentified, profile: Profile, detectors: Detectors) -> Mask:
+    """Return what is covered in these frames. Raises NeedsReview if one of them is for a person."""
+    verdict, reason, boxes = first.verdict, first.reason, first.boxes
     if verdict == "released" and len(frames) > 1:
         of_all = deidentify_frames(frames, profile, detectors)
-        verdict, boxes = of_all.verdict, of_all.boxes
+        verdict, reason, boxes = of_all.verdict, of_all.reason, boxes + of_all.boxes
     if verdict != "released":
-        return None
+        raise NeedsReview(reason or Reason.DETECTOR_FAILED)
     white = np.full_like(frames[0], 255)
     covered = cover_all(white, boxes, replace(profile, cover="solid"))
-    return np.broadcast_to((covered != white).any(axis=2), frames.shape[:3])
+    return np.asarray((covered != white).any(axis=2))
 
 
 def _read(file: Path) -> bytes:
