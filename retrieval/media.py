@@ -46,6 +46,7 @@ def sniff(head: bytes) -> str | None:
     """The media type of a file that begins with `head`, or None where it is nothing we read.
 
     A promise of nothing more than "worth decoding": the sandboxed decoder has the last word.
+    Stills come before films: both begin with an `ftyp` box.
     """
     if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
         return ZIP
@@ -54,7 +55,7 @@ def sniff(head: bytes) -> str | None:
             return media_type
     if head[:2] in BARE_DICOM_GROUPS and len(head) > 8 and b"\0" in head[2:8]:  # noqa: PLR2004
         return "application/dicom"
-    return None
+    return sniff_video(head)
 
 
 def sniff_video(head: bytes) -> str | None:

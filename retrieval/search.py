@@ -10,6 +10,7 @@ from retrieval import access, audit, fusion, index, queue, storage
 from retrieval.errors import AccessDenied, EncoderUnavailable
 from retrieval.models import Collection, EncoderVersion, Image, Kind, Purpose, State, User
 from retrieval.models.grant import Capability
+from retrieval.models.image import TimeRange
 
 MAX_LIMIT = 200
 SCORE_DIGITS = 3
@@ -39,7 +40,7 @@ class Query:
 class Hit:
     """`score` is the cosine similarity, rounded; `source` only where the actor may see names.
 
-    `subject`: the id of whom it is of, where known. For the log.
+    `subject`: the id of whom it is of, where known. For the log. `time`: of a video's frame.
     """
 
     image_id: UUID
@@ -47,6 +48,7 @@ class Hit:
     score: float
     source: str | None
     subject: int | None = None
+    time: TimeRange | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def _nearest(
             if n.collection_id in may_see_source
             else None,
             subject=images[n.image_id].subject_id,
+            time=images[n.image_id].time,
         )
         for n in neighbours
         if n.image_id in images

@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from retrieval import access, index, outbox, storage
+from retrieval import access, frames, index, outbox, storage
 from retrieval.errors import NeedsReview, Reason, Rejected
 from retrieval.models import (
     Collection,
@@ -25,6 +25,7 @@ from retrieval.models import (
 from retrieval.models import Image as StoredImage
 from retrieval.queue import QueryVectors
 from retrieval.storage import Form
+from workers import videos
 from workers.decode.dicom import MEDIA_TYPE as DICOM
 from workers.decode.limits import Limits
 from workers.decode.sandbox import decode
@@ -48,14 +49,23 @@ def deidentify(work: Work) -> None:
     """Decode, cover and look again; then the image is due to be encoded, in review, or rejected.
 
     What a reviewer drew in an earlier start is covered as well, and her review goes on.
+    A received video is split instead: its frames are images, and go through here one by one.
     """
     with access.processing(work.collection_id):
-        image = StoredImage.objects.get(pk=work.image_id)
+        image = StoredImage.objects.select_related("video").get(pk=work.image_id)
         profile = Collection.objects.select_related("profile").get(pk=work.collection_id).profile
         drawn = _drawn_in(image)
     try:
-        original = storage.read(image, Form.ORIGINAL)
-        covered = _deidentified(original, profile)
+        if videos.is_whole_video(image):
+            moments = videos.moments(image)
+            with outbox.settling(work) as image:
+                frames.split(image, moments)
+            return
+        if image.video is not None:
+            original, covered = videos.deidentified_frame(image, image.video, _rules(profile))
+        else:
+            original = storage.read(image, Form.ORIGINAL)
+            covered = _deidentified(original, profile)
         is_dicom = image.media_type == DICOM
         origin = origin_of(original, collection_id=work.collection_id) if is_dicom else None
     except Rejected as rejected:
@@ -65,6 +75,8 @@ def deidentify(work: Work) -> None:
     pixels = cover_reviewed(covered.pixels, drawn, _rules(profile))
     reason = covered.reason or (Reason.REVIEW_UNFINISHED if drawn else None)
     with outbox.settling(work) as image:
+        if image.video_id is not None:
+            storage.write_bytes(image, Form.ORIGINAL, original)
         _store_render(image, pixels, covered.boxes + boxes_of(drawn))
         _propose_boxes(image, covered.boxes, is_in_review=reason is not None)
         if origin is not None:

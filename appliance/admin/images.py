@@ -95,6 +95,8 @@ class ImageAdmin(GrantedAdmin):
             fields.insert(2, "source_name")
         if obj is None or not _may_see(request, obj):
             fields.remove("preview")
+        if obj is not None and obj.video_id is not None:
+            fields += ["video", "time_in_video"]
         return fields
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
@@ -114,6 +116,10 @@ class ImageAdmin(GrantedAdmin):
     @admin.display(description="source name")
     def source_name(self, image: Image) -> str:
         return storage.source_name(image)
+
+    @admin.display(description="time in video")
+    def time_in_video(self, image: Image) -> str:
+        return str(image.time)
 
     @admin.display(description="dimensions")
     def dimensions(self, image: Image) -> str:

@@ -3,7 +3,8 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin
-from django.db.models import Count, Max, Q, QuerySet
+from django.db.models import Count, Max, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django.urls import URLPattern, path
@@ -12,8 +13,9 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_safe
 
 from appliance.admin.base import GrantedAdmin, in_context, rendered
+from retrieval import frames
 from retrieval.errors import AccessDenied
-from retrieval.models import ImportBatch, State
+from retrieval.models import Image, ImportBatch, State
 from retrieval.models.image import SETTLED
 
 # A batch has no end on record: while files still come in, the next one is moments away.
@@ -31,12 +33,18 @@ class ImportBatchAdmin(GrantedAdmin):
     readonly_fields = ["progress"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ImportBatch]:
-        def having(*states: State) -> Count:
-            return Count("images", filter=Q(images__state__in=states))
+        videos = frames.files(Image.objects.filter(batch=OuterRef("pk"), state=State.SPLIT))
+
+        def having(*states: State) -> Any:
+            """Files, of which a video that was split counts as its frames say."""
+            plain = Q(images__state__in=states, images__video=None) & ~Q(images__state=State.SPLIT)
+            these = videos.filter(outcome__in=states).order_by().values("batch")
+            counted = Subquery(these.annotate(count=Count("pk")).values("count"))
+            return Count("images", filter=plain) + Coalesce(counted, 0)
 
         batches: QuerySet[ImportBatch] = super().get_queryset(request)
         return batches.annotate(
-            received=Count("images"),
+            received=Count("images", filter=Q(images__video=None)),
             settled=having(*SETTLED),
             indexed=having(State.INDEXED),
             in_review=having(State.REVIEW),

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from appliance.embedded.supervisor import Appliance
 from appliance.management.console import progress_console
-from retrieval import access, audit, receive
+from retrieval import access, audit, frames, receive
 from retrieval.errors import Reason, Rejected
 from retrieval.models import Collection, Image, ImportBatch, Kind, Purpose, State, User
 from retrieval.models.image import SETTLED
@@ -31,7 +31,8 @@ def import_files(
 
     `own`: the appliance that this command started for itself and keeps alive while it waits.
 
-    Every file is in exactly one of indexed, review, rejected and pending.
+    Every file is in exactly one of indexed, review, rejected and pending; a video is one file,
+    and what became of it is what became of its frames (retrieval.frames.OUTCOME).
     """
     started = time.monotonic()
     batch = receive.start_batch(collection, actor=actor, purpose=purpose)
@@ -87,6 +88,7 @@ def import_files(
         "rejected": rejected_files,
         "pending": files[State.RECEIVED] + files[State.DEIDENTIFIED],
         "duplicates": duplicates,
+        "frames": count_frames(names, actor=actor, purpose=purpose),
         "batch": str(batch.pk),
         "seconds": round(time.monotonic() - started, 2),
     }
@@ -101,7 +103,7 @@ def close_batch(batch: ImportBatch, refused: int, *, actor: User, purpose: Purpo
             actor=actor,
             purpose=purpose,
             batch=batch.pk,
-            received=batch.images.count(),
+            received=frames.files(batch.images.all()).count(),
             refused=refused,
         )
 
@@ -109,7 +111,13 @@ def close_batch(batch: ImportBatch, refused: int, *, actor: User, purpose: Purpo
 def states(
     image_ids: dict[UUID, list[str]], *, actor: User, purpose: Purpose
 ) -> dict[UUID, tuple[str, str]]:
-    """The state and reason of each image, as the actor may see them."""
+    """The outcome of each file and its reason, as the actor may see them."""
     with access.acting_as(actor, purpose):
-        rows = Image.objects.filter(pk__in=image_ids).values_list("pk", "state", "reason")
-        return {pk: (state, reason) for pk, state, reason in rows}
+        rows = frames.files(Image.objects.filter(pk__in=image_ids))
+        return {row.pk: (row.outcome, row.outcome_reason) for row in rows}
+
+
+def count_frames(image_ids: dict[UUID, list[str]], *, actor: User, purpose: Purpose) -> int:
+    """How many images the videos among the files became."""
+    with access.acting_as(actor, purpose):
+        return Image.objects.filter(video__in=image_ids).count()

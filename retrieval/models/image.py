@@ -1,4 +1,5 @@
 import uuid
+from dataclasses import dataclass
 
 from django.conf import settings
 from django.db import models
@@ -15,12 +16,31 @@ class State(models.TextChoices):
     REVIEW = "review", "In review"
     DEIDENTIFIED = "deidentified", "De-identified"
     INDEXED = "indexed", "Indexed"
+    SPLIT = "split", "Split into frames"
     REJECTED = "rejected", "Rejected"
     QUARANTINED = "quarantined", "Quarantined"
 
 
-SETTLED = (State.INDEXED, State.REVIEW, State.REJECTED, State.QUARANTINED)
-"""States in which nothing more happens without a person."""
+SETTLED = (State.INDEXED, State.SPLIT, State.REVIEW, State.REJECTED, State.QUARANTINED)
+"""States in which nothing more happens without a person. What follows a split are its frames'."""
+
+
+@dataclass(frozen=True)
+class TimeRange:
+    """The part of a video that a frame stands for, in seconds from its first frame."""
+
+    start_s: float
+    end_s: float
+
+    def __str__(self) -> str:
+        return f"{_clock(self.start_s)}–{_clock(self.end_s)}"
+
+
+def _clock(moment_s: float) -> str:
+    """12.3 as 0:12, 3723 as 1:02:03."""
+    minutes, seconds = divmod(int(moment_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 class Subject(models.Model):
@@ -58,7 +78,10 @@ class ImportBatch(models.Model):
 
 
 class Image(models.Model):
-    """One picture. The row holds no pixels and, in the clear, nothing its file told."""
+    """One picture. The row holds no pixels and, in the clear, nothing its file told.
+
+    A received video is a row too, and never shown or found; its frames are pictures of their own.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     collection = models.ForeignKey("retrieval.Collection", on_delete=models.PROTECT)
@@ -90,13 +113,46 @@ class Image(models.Model):
     taken_on = models.DateField(
         null=True, help_text="When a DICOM image was made, moved by its patient's days."
     )
+    video = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="frames",
+        help_text="The received video this is a frame of.",
+    )
+    starts_at_s = models.FloatField(null=True, help_text="Of what a frame stands for: the start.")
+    ends_at_s = models.FloatField(null=True, help_text="Of what a frame stands for: the end.")
+    frame_at_s = models.FloatField(null=True, help_text="When a frame is shown, in its video.")
     received_at = models.DateTimeField(auto_now_add=True)
     indexed_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ["-received_at", "id"]
         constraints = [
-            models.UniqueConstraint("collection", "content_key", name="one_image_per_content")
+            models.UniqueConstraint("collection", "content_key", name="one_image_per_content"),
+            models.CheckConstraint(
+                name="frames_and_no_others_have_times",
+                condition=models.Q(
+                    video__isnull=True,
+                    starts_at_s__isnull=True,
+                    ends_at_s__isnull=True,
+                    frame_at_s__isnull=True,
+                )
+                | models.Q(
+                    video__isnull=False,
+                    starts_at_s__isnull=False,
+                    ends_at_s__isnull=False,
+                    frame_at_s__isnull=False,
+                    starts_at_s__gte=0,
+                    frame_at_s__gte=models.F("starts_at_s"),
+                    ends_at_s__gte=models.F("frame_at_s"),
+                ),
+            ),
+            models.CheckConstraint(
+                name="no_frame_is_split",
+                condition=models.Q(video__isnull=True) | ~models.Q(state="split"),
+            ),
         ]
         indexes = [
             models.Index(fields=["collection", "state"]),
@@ -105,3 +161,10 @@ class Image(models.Model):
 
     def __str__(self) -> str:
         return f"image {self.pk}"
+
+    @property
+    def time(self) -> TimeRange | None:
+        """What part of its video a frame stands for; None for other pictures."""
+        if self.starts_at_s is None or self.ends_at_s is None:
+            return None
+        return TimeRange(self.starts_at_s, self.ends_at_s)

@@ -169,13 +169,19 @@ def deidentify(decoded: Decoded, profile: Profile, detectors: Detectors) -> Deid
     return Deidentified(one.frames[0], one.boxes, verdict, reason)
 
 
-def deidentify_frames(frames: Pixels, profile: Profile, detectors: Detectors) -> DeidentifiedFrames:
+def deidentify_frames(
+    frames: Pixels,
+    profile: Profile,
+    detectors: Detectors,
+    held: Boxes = Boxes(),
+) -> DeidentifiedFrames:
     """Cover in every frame what is found in any, and look at each again.
 
     frames: (N, H, W, 3) uint8 RGB of one image. What its header says is not asked here.
+    held: what is covered as well, because something else than these frames shows it.
     """
     try:
-        boxes = _boxes_of_frames(frames, profile, detectors)
+        boxes = _with_held(_boxes_of_frames(frames, profile, detectors), held, profile, frames[0])
         covered = np.stack([cover_all(frame, boxes, profile) for frame in frames])
         again, reason = Boxes(), None
         for frame in covered:
@@ -246,6 +252,23 @@ def _boxes_of_frames(frames: Pixels, profile: Profile, detectors: Detectors) -> 
         else:
             boxes += _quick_look(frame, profile, detectors)
     return replace(boxes, text=without_inner(boxes.text), codes=without_inner(boxes.codes))
+
+
+def _with_held(found: Boxes, held: Boxes, profile: Profile, pixels: Pixels) -> Boxes:
+    """Add what is held and does not lie under the covers of what was found anyway."""
+    height, width = pixels.shape[:2]
+    faces = tuple(
+        face
+        for face in held.faces
+        if not lies_under_covers(
+            face, found.faces, margin=profile.margin, height=height, width=width
+        )
+    )
+    return Boxes(
+        found.faces + faces,
+        without_inner(found.text + held.text),
+        without_inner(found.codes + held.codes),
+    )
 
 
 def _quick_look(pixels: Pixels, profile: Profile, detectors: Detectors) -> Boxes:

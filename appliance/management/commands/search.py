@@ -76,6 +76,7 @@ def as_document(answer: Answer) -> dict[str, Any]:
                 "collection": hit.collection,
                 "score": hit.score,
                 "region": None,
+                "time": hit.time and [round(hit.time.start_s, 3), round(hit.time.end_s, 3)],
             }
             for hit in answer.hits
         ],
@@ -91,5 +92,6 @@ def as_table(answer: Answer) -> Table:
     table.add_column("collection", overflow="fold")
     table.add_column("image", no_wrap=True, min_width=UUID_CHARS)
     for hit in answer.hits:
-        table.add_row(f"{hit.score:.3f}", hit.source or "—", hit.collection, str(hit.image_id))
+        source = f"{hit.source or '—'} {hit.time or ''}".rstrip()
+        table.add_row(f"{hit.score:.3f}", source, hit.collection, str(hit.image_id))
     return table
