@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from tests.decode.samples import noise
 from workers.deidentify.faces import Face
-from workers.deidentify.obscure import MAX_CELLS, Pixels, Style, cover, grown
+from workers.deidentify.obscure import (
+    MAX_CELLS,
+    Pixels,
+    Shape,
+    Style,
+    cover,
+    grown,
+    share_under_covers,
+)
 
 STYLES: tuple[Style, ...] = ("solid", "mosaic")
 
@@ -61,6 +69,40 @@ def test_the_cover_reaches_beyond_the_box_by_its_margin(style: Style) -> None:
     assert not changed[130:].any()
 
 
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("box", [(60, 60, 40, 40), (60, 20, 30, 90), (0, 0, 35, 20)], ids=str)
+def test_an_ellipse_hides_the_whole_box_of_the_face(
+    style: Style, box: tuple[int, int, int, int]
+) -> None:
+    pixels = noise(160, 160)
+    before = pixels.copy()
+    x, y, w, h = box
+
+    covered = cover(pixels, [face(*box)], style=style, shape="ellipse", margin=0.1)
+
+    assert colours(covered[y : y + h, x : x + w]) <= (1 if style == "solid" else MAX_CELLS**2)
+    assert not (covered == before)[y : y + h, x : x + w].all(axis=2).any()
+
+
+def test_an_ellipse_reaches_as_far_as_a_box_and_leaves_its_corners() -> None:
+    pixels = np.full((200, 200, 3), 90, np.uint8)
+
+    hidden = (cover(pixels, [face(80, 80, 40, 40)], shape="ellipse", margin=0.3) == 0).all(axis=2)
+
+    assert hidden[100, 68] and hidden[100, 131] and hidden[68, 100] and hidden[131, 100]  # noqa: PT018
+    assert not hidden[:, :68].any()
+    assert not hidden[69, 69]
+
+
+@pytest.mark.parametrize(("shape", "share"), [("box", 1.0), ("ellipse", 0.0)])
+def test_what_lies_under_a_cover_is_told_by_its_shape(shape: Shape, share: float) -> None:
+    covers, corner = [face(80, 80, 40, 40)], face(68, 68, 3, 3)
+
+    assert (
+        share_under_covers(corner, covers, shape=shape, margin=0.3, height=200, width=200) == share
+    )
+
+
 def test_what_is_outside_stays_and_the_original_is_not_touched() -> None:
     pixels = noise(100, 100)
     before = pixels.copy()
@@ -75,6 +117,7 @@ def test_what_is_outside_stays_and_the_original_is_not_touched() -> None:
     "options",
     [
         {"style": "blur"},
+        {"shape": "line"},
         {"style": "mosaic", "cells": 7},
         {"style": "mosaic", "cells": 0},
         {"margin": 0.05},

@@ -57,7 +57,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Given:
     given = Given()
     monkeypatch.setattr(stages, "detectors_for", lambda _profile: Detectors(given))
     # The stubborn face lies under its own cover: without this it would be taken for that.
-    monkeypatch.setattr("workers.deidentify.verdict.lies_under_covers", lambda *_, **__: False)
+    monkeypatch.setattr("workers.deidentify.verdict.share_under_covers", lambda *_, **__: 0.0)
     return given
 
 

@@ -12,7 +12,7 @@ from retrieval.errors import Reason, Rejected
 from workers.decode import footage
 from workers.deidentify.faces import Face, Pixels
 from workers.deidentify.frame_time import TIME
-from workers.deidentify.obscure import lies_under_covers
+from workers.deidentify.obscure import IS_COVER, share_under_covers
 from workers.deidentify.verdict import Boxes, Detectors, Profile, boxes_to_cover, cover_all
 from workers.deidentify.video import STRIDE, tracked
 
@@ -75,7 +75,15 @@ def _writing(looks: dict[int, Boxes], number: int) -> Boxes:
 def _shows_a_face(pixels: Pixels, covers: Boxes, profile: Profile, detectors: Detectors) -> bool:
     height, width = pixels.shape[:2]
     return any(
-        not lies_under_covers(face, covers.faces, margin=profile.margin, height=height, width=width)
+        share_under_covers(
+            face,
+            covers.faces,
+            shape=profile.shape,
+            margin=profile.margin,
+            height=height,
+            width=width,
+        )
+        < IS_COVER
         for face in detectors.faces.detect(pixels)
     )
 

@@ -16,6 +16,7 @@ from workers.deidentify.faces import Face
 
 Pixels = npt.NDArray[np.uint8]
 Style = Literal["solid", "mosaic"]
+Shape = Literal["box", "ellipse"]
 
 MAX_CELLS = 6
 MIN_MARGIN = 0.1
@@ -23,8 +24,9 @@ DEFAULT_MARGIN = 0.25
 # Noise on each average, in grey levels: two pictures of one face shall not give one pattern.
 _NOISE_SD = 12.0
 _SOLID = (0, 0, 0)
-# Share of a box that must be covered for it to show no face: a strip of a tenth shows none.
-_UNDER = 0.9
+# What a later look takes for a face with this share of its box under covers is one of them: a strip
+# of a tenth shows no face.
+IS_COVER = 0.9
 
 
 def cover(
@@ -32,6 +34,7 @@ def cover(
     faces: Iterable[Face],
     *,
     style: Style = "solid",
+    shape: Shape = "box",
     cells: int = MAX_CELLS,
     margin: float = DEFAULT_MARGIN,
 ) -> Pixels:
@@ -39,22 +42,31 @@ def cover(
 
     pixels: (H, W, 3) uint8 RGB. cells: squares along each side of a mosaic, 1 to 6. margin: how far
     the cover reaches beyond each side of a face's box, as a share of the box's longer side.
-    Raises ValueError for another style, more cells or less margin.
+    shape: the grown box, or an ellipse that reaches as far and holds the whole box of the face.
+    Raises ValueError for another style or shape, more cells or less margin.
     """
     if style not in ("solid", "mosaic"):
         raise ValueError("style must be solid or mosaic")
+    if shape not in ("box", "ellipse"):
+        raise ValueError("shape must be box or ellipse")
     if not 1 <= cells <= MAX_CELLS:
         raise ValueError(f"cells must be between 1 and {MAX_CELLS}")
     if not margin >= MIN_MARGIN:
         raise ValueError(f"margin must be at least {MIN_MARGIN}")
+    height, width = pixels.shape[:2]
+    boxes = [face.box for face in faces]
     covered = pixels.copy()
-    areas = [grown(face.box, margin, pixels.shape[0], pixels.shape[1]) for face in faces]
-    for top, bottom, left, right in areas:
-        covered[top:bottom, left:right] = _SOLID
+    hidden = _hidden(boxes, shape, margin, height, width)
+    covered[hidden] = _SOLID
     if style == "mosaic":
         noise = np.random.default_rng()
-        for area in _apart(areas):
-            _mosaic(pixels, covered, area, cells, noise)
+        for area in _apart([_reach(box, shape, margin, height, width) for box in boxes]):
+            top, bottom, left, right = area
+            part = hidden[top:bottom, left:right]
+            if shape == "box":
+                part[:] = True
+            cut = covered[top:bottom, left:right]
+            cut[part] = _mosaic(pixels[top:bottom, left:right], cells, noise)[part]
     return covered
 
 
@@ -73,19 +85,61 @@ def grown(box: tuple[int, int, int, int], margin: float, height: int, width: int
     )
 
 
-def lies_under_covers(
-    face: Face, faces: Iterable[Face], *, margin: float, height: int, width: int
-) -> bool:
-    """Whether at least 0.9 of a face's box lies under the covers of `faces`.
-
-    Nothing of a face is left there: at most 36 noisy averages. What a detector sees in those is
-    the cover.
-    """
-    under = np.zeros((height, width), bool)
-    for top, bottom, left, right in (grown(other.box, margin, height, width) for other in faces):
-        under[top:bottom, left:right] = True
+def share_under_covers(
+    face: Face, faces: Iterable[Face], *, shape: Shape, margin: float, height: int, width: int
+) -> float:
+    """Return how much of a face's box lies under the covers of `faces`, from 0 to 1."""
     x, y, w, h = face.box
-    return bool(under[y : y + h, x : x + w].sum() >= _UNDER * w * h)
+    under = _hidden([other.box for other in faces], shape, margin, height, width)
+    return float(under[y : y + h, x : x + w].sum() / (w * h))
+
+
+def _hidden(
+    boxes: Iterable[tuple[int, int, int, int]],
+    shape: Shape,
+    margin: float,
+    height: int,
+    width: int,
+) -> npt.NDArray[np.bool_]:
+    """(height, width) bool: which pixels lie under the covers of `boxes`."""
+    hidden = np.zeros((height, width), bool)
+    for box in boxes:
+        top, bottom, left, right = _reach(box, shape, margin, height, width)
+        if shape == "box":
+            hidden[top:bottom, left:right] = True
+            continue
+        x, y, w, h = box
+        half_w, half_h = _half_axes(box, margin)
+        across = (np.arange(left, right) + 0.5 - x - w / 2) / half_w
+        down = (np.arange(top, bottom) + 0.5 - y - h / 2) / half_h
+        hidden[top:bottom, left:right] |= down[:, None] ** 2 + across[None] ** 2 <= 1
+    return hidden
+
+
+def _reach(
+    box: tuple[int, int, int, int], shape: Shape, margin: float, height: int, width: int
+) -> Area:
+    """Return the smallest (top, bottom, left, right) around a cover, inside the picture."""
+    if shape == "box":
+        return grown(box, margin, height, width)
+    x, y, w, h = box
+    half_w, half_h = _half_axes(box, margin)
+    return (
+        max(0, int(np.floor(y + h / 2 - half_h))),
+        min(height, int(np.ceil(y + h / 2 + half_h))),
+        max(0, int(np.floor(x + w / 2 - half_w))),
+        min(width, int(np.ceil(x + w / 2 + half_w))),
+    )
+
+
+def _half_axes(box: tuple[int, int, int, int], margin: float) -> tuple[float, float]:
+    """Of the ellipse that reaches to the grown box's sides, or through the box's corners if larger.
+
+    Through the corners an ellipse's axes are the square root of two times the sides.
+    """
+    _, _, w, h = box
+    extra = float(np.ceil(margin * max(w, h)))
+    return max(w / 2 + extra, w / 2**0.5), max(h / 2 + extra, h / 2**0.5)
 
 
 def _apart(areas: list[Area]) -> list[Area]:
@@ -108,15 +162,19 @@ def _overlap(one: Area, other: Area) -> bool:
     return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]
 
 
-def _mosaic(
-    pixels: Pixels, covered: Pixels, area: Area, cells: int, noise: np.random.Generator
-) -> None:
-    """Write the noisy average of each cell of `area` of `pixels` into `covered`."""
-    top, bottom, left, right = area
-    rows = np.unique(np.linspace(top, bottom, cells + 1).round().astype(int))
-    columns = np.unique(np.linspace(left, right, cells + 1).round().astype(int))
+def _mosaic(pixels: Pixels, cells: int, noise: np.random.Generator) -> Pixels:
+    """Return the noisy average of each of `cells` by `cells` parts of (H, W, 3) `pixels`.
+
+    An ellipse shows the rim of some parts. All of such a part is averaged: what is hidden of it
+    cannot be told from what shows, but for the noise, which grows with the share that shows.
+    """
+    out = np.empty_like(pixels)
+    rows, columns = (
+        np.unique(np.linspace(0, side, cells + 1).round().astype(int)) for side in pixels.shape[:2]
+    )
     for first, last in itertools.pairwise(rows):
         for start, end in itertools.pairwise(columns):
             mean = pixels[first:last, start:end].mean(axis=(0, 1))
             level = (mean + noise.normal(0.0, _NOISE_SD, 3)).clip(0, 255)
-            covered[first:last, start:end] = level.round().astype(np.uint8)
+            out[first:last, start:end] = level.round().astype(np.uint8)
+    return out

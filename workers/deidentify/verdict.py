@@ -15,11 +15,13 @@ from workers.deidentify.faces import Face, FaceDetector, Pixels, union
 from workers.deidentify.marks import Mark, cover_marks, without_inner
 from workers.deidentify.obscure import (
     DEFAULT_MARGIN,
+    IS_COVER,
     MAX_CELLS,
     MIN_MARGIN,
+    Shape,
     Style,
     cover,
-    lies_under_covers,
+    share_under_covers,
 )
 from workers.deidentify.text import RapidText, Reading, TextDetector
 
@@ -41,6 +43,8 @@ _MAX_LETTER_WIDTH = 1.5  # of the mark's height
 # So much, read so surely after covering, is a word that was left.
 _WORD_LETTERS = 3
 _WORD_SCORE = 0.6
+# What a later look takes for a face with this share of its box under covers, it takes from an edge.
+_AT_AN_EDGE = 0.5
 # Of a multi-frame image so many frames are looked at as fully as a single picture.
 _SAMPLED_FRAMES = 8
 
@@ -49,15 +53,16 @@ _SAMPLED_FRAMES = 8
 class Profile:
     """How a collection is de-identified. It can be stricter than the floor, never laxer.
 
-    cover: "solid" or "mosaic". mosaic_cells: 1 to 6 along each side. margin: at least 0.1 of a
-    face's longer side. detection_threshold: score in (0, 0.3] from which something is a face.
-    cover_text, cover_codes: whether writing, bar and matrix codes are covered as well.
-    text_allowed: the writing that stays all the same (workers/deidentify/allowed.py).
+    cover: "solid" or "mosaic". shape: "box" or "ellipse". mosaic_cells: 1 to 6 along each side.
+    margin: at least 0.1 of a face's longer side. detection_threshold: score in (0, 0.3] from which
+    something is a face. cover_text, cover_codes: whether writing, bar and matrix codes are covered
+    as well. text_allowed: the writing that stays all the same (workers/deidentify/allowed.py).
     Raises ValueError below the floor.
     """
 
     name: str
     cover: Style = "solid"
+    shape: Shape = "box"
     mosaic_cells: int = MAX_CELLS
     margin: float = DEFAULT_MARGIN
     detection_threshold: float = 0.2
@@ -68,6 +73,8 @@ class Profile:
     def __post_init__(self) -> None:
         if self.cover not in ("solid", "mosaic"):
             raise ValueError("cover must be solid or mosaic")
+        if self.shape not in ("box", "ellipse"):
+            raise ValueError("shape must be box or ellipse")
         if not 1 <= self.mosaic_cells <= MAX_CELLS:
             raise ValueError(f"mosaic_cells must be between 1 and {MAX_CELLS}")
         if not self.margin >= MIN_MARGIN:
@@ -183,13 +190,13 @@ def deidentify_frames(
     try:
         boxes = _with_held(_boxes_of_frames(frames, profile, detectors), held, profile, frames[0])
         covered = np.stack([cover_all(frame, boxes, profile) for frame in frames])
-        again, reason = Boxes(), None
-        for frame in covered:
-            left, its_reason = _look_again(frame, boxes, profile, detectors)
-            again, reason = again + left, reason or its_reason
+        again, reason = _look_again(covered, boxes, profile, detectors)
         if again != Boxes():
-            solid = replace(profile, cover="solid")
-            covered = np.stack([cover_all(frame, again, solid) for frame in covered])
+            covered = _cover_solidly(covered, again, profile)
+            if reason is None and again.faces:
+                third, reason = _look_again(covered, boxes + again, profile, detectors)
+                reason = reason or (Reason.FACE_STILL_FOUND if third.faces else None)
+                covered, again = _cover_solidly(covered, third, profile), again + third
     except Exception:  # noqa: BLE001 - whatever a detector raises, nothing un-redacted may leave
         black = np.zeros_like(frames)
         return DeidentifiedFrames(black, Boxes(), "review", Reason.DETECTOR_FAILED)
@@ -228,7 +235,12 @@ def boxes_to_cover(pixels: Pixels, profile: Profile, detectors: Detectors) -> Bo
 def cover_all(pixels: Pixels, boxes: Boxes, profile: Profile) -> Pixels:
     """Return a copy of one (H, W, 3) uint8 RGB frame with all boxes covered."""
     covered = cover(
-        pixels, boxes.faces, style=profile.cover, cells=profile.mosaic_cells, margin=profile.margin
+        pixels,
+        boxes.faces,
+        style=profile.cover,
+        shape=profile.shape,
+        cells=profile.mosaic_cells,
+        margin=profile.margin,
     )
     return cover_marks(covered, boxes.text + boxes.codes)
 
@@ -283,34 +295,44 @@ def _quick_look(pixels: Pixels, profile: Profile, detectors: Detectors) -> Boxes
 
 def still_found(covered: Pixels, boxes: Boxes, profile: Profile, detectors: Detectors) -> Boxes:
     """Return what one covered (H, W, 3) uint8 RGB frame still shows beside its covers."""
-    return _look_again(covered, boxes, profile, detectors)[0]
+    return _look_again(covered[None], boxes, profile, detectors)[0]
+
+
+def _cover_solidly(frames: Pixels, boxes: Boxes, profile: Profile) -> Pixels:
+    solid = replace(profile, cover="solid")
+    return np.stack([cover_all(frame, boxes, solid) for frame in frames])
 
 
 def _look_again(
-    covered: Pixels, boxes: Boxes, profile: Profile, detectors: Detectors
+    frames: Pixels, boxes: Boxes, profile: Profile, detectors: Detectors
 ) -> tuple[Boxes, Reason | None]:
-    """Return what a covered frame still shows, and why that is for a person, if it is.
+    """Return what covered frames still show, and why that is for a person, if it is.
 
     It is covered too, and solidly: it may be a face that another one hid. Writing that nobody
-    can read is covered and asks nobody. Covers are no faces, however like one a mosaic looks.
+    can read is covered and asks nobody. Covers are no faces, however like one a mosaic looks. A
+    "face" half of which is a cover asks nobody yet: it has to be covered and looked at once more.
     """
-    left = _quick_look(covered, profile, detectors)
-    height, width = covered.shape[:2]
-    faces = tuple(
-        face
-        for face in left.faces
-        if not lies_under_covers(
-            face, boxes.faces, margin=profile.margin, height=height, width=width
-        )
+    again, reason = Boxes(), None
+    for frame in frames:
+        left = _quick_look(frame, profile, detectors)
+        shares = [_share(face, boxes.faces, profile, frame) for face in left.faces]
+        new = [pair for pair in zip(left.faces, shares, strict=True) if pair[1] < IS_COVER]
+        left = replace(left, faces=tuple(face for face, _ in new))
+        again += left
+        if any(share < _AT_AN_EDGE for _, share in new):
+            reason = reason or Reason.FACE_STILL_FOUND
+        elif left.codes:
+            reason = reason or Reason.CODE_STILL_FOUND
+        elif detectors.text and any(_is_word(detectors.text.read(frame, m)) for m in left.text):
+            reason = reason or Reason.TEXT_STILL_FOUND
+    return again, reason
+
+
+def _share(face: Face, covered: tuple[Face, ...], profile: Profile, frame: Pixels) -> float:
+    height, width = frame.shape[:2]
+    return share_under_covers(
+        face, covered, shape=profile.shape, margin=profile.margin, height=height, width=width
     )
-    left = replace(left, faces=faces)
-    if left.faces:
-        return left, Reason.FACE_STILL_FOUND
-    if left.codes:
-        return left, Reason.CODE_STILL_FOUND
-    if detectors.text and any(_is_word(detectors.text.read(covered, m)) for m in left.text):
-        return left, Reason.TEXT_STILL_FOUND
-    return left, None
 
 
 def _may_stay(pixels: Pixels, mark: Mark, profile: Profile, detectors: Detectors) -> bool:
