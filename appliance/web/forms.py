@@ -1,9 +1,12 @@
+import re
 from typing import Any
 
 from django import forms
 from django.contrib.auth.forms import PasswordChangeForm
+from django.http import QueryDict
 
-from retrieval.models import Collection, Purpose
+from retrieval.models import BoxKind, Collection, Purpose, RemovalReason
+from retrieval.review import Drawn
 
 MAX_WORDS = 500
 
@@ -66,6 +69,49 @@ class PurposeForm(forms.Form):
         field = self.fields["purpose"]
         assert isinstance(field, forms.ChoiceField)  # noqa: S101  declared above
         field.choices = [(p.value, p.label) for p in granted]
+
+
+class DecisionForm(forms.Form):
+    """What is done with an image in review, and where one goes on."""
+
+    decision = forms.ChoiceField(choices=[(name, name) for name in ("release", "reject", "retry")])
+    next = forms.UUIDField(required=False)
+
+
+def drawn_boxes(data: QueryDict) -> list[Drawn]:
+    """Boxes from `box` values, "KIND X Y WIDTH HEIGHT", and from the five fields of the form.
+
+    Raises ValueError for what is neither.
+    """
+    sides = [data.get(name, "").strip() for name in ("x", "y", "width", "height")]
+    texts = data.getlist("box")
+    if any(sides):
+        texts.append(" ".join([data.get("kind", ""), *sides]))
+    return [_drawn(text) for text in texts]
+
+
+def _drawn(text: str) -> Drawn:
+    kind, x, y, w, h = text.split(" ")
+    return Drawn(
+        BoxKind(kind), (whole_number(x), whole_number(y), whole_number(w), whole_number(h))
+    )
+
+
+def removed_boxes(data: QueryDict) -> dict[int, RemovalReason]:
+    """Why a box is taken off, by its id, from `remove-ID` values. Empty ones stay on."""
+    prefix = "remove-"
+    return {
+        whole_number(name.removeprefix(prefix)): RemovalReason(str(reason))
+        for name, reason in data.items()
+        if name.startswith(prefix) and reason
+    }
+
+
+def whole_number(text: str) -> int:
+    """Raises ValueError for what is no whole number of at most nine digits."""
+    if re.fullmatch(r"-?[0-9]{1,9}", text) is None:
+        raise ValueError("not a whole number")
+    return int(text)
 
 
 class OwnPasswordForm(PasswordChangeForm):

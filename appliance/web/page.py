@@ -6,7 +6,9 @@ from django.http import HttpRequest
 
 from appliance.web import purpose
 from appliance.web.forms import PurposeForm
+from retrieval import access
 from retrieval.models import User
+from retrieval.models.grant import Capability
 
 
 class Frame:
@@ -23,6 +25,15 @@ class Frame:
         granted = purpose.granted_to(self.request.user)
         current = purpose.of_session(self.request)
         return PurposeForm(granted=granted, initial={"purpose": current}) if granted else None
+
+    @cached_property
+    def may_review(self) -> bool:
+        """Whether there is a collection to review for the session's purpose."""
+        user = self.request.user
+        if not isinstance(user, User) or user.must_change_password:
+            return False
+        current = purpose.of_session(self.request)
+        return bool(access.collections_where(user, current, Capability.REVIEW))
 
 
 def frame(request: HttpRequest) -> dict[str, Frame]:

@@ -1,12 +1,16 @@
 from django.urls import path
 
-from appliance.web.views import health, image, search, session
+from appliance.web.views import health, image, review, search, session
 
 urlpatterns = [
     path("", search.search_page, name="search"),
     path("images/<uuid:image_id>/", image.image_page, name="image"),
     path("images/<uuid:image_id>/preview", image.preview, name="preview"),
     path("images/<uuid:image_id>/thumbnail", image.thumbnail, name="thumbnail"),
+    path("review/", review.queue_page, name="review"),
+    path("review/<uuid:image_id>/", review.case_page, name="review_case"),
+    path("review/<uuid:image_id>/boxes", review.change_boxes, name="review_boxes"),
+    path("review/<uuid:image_id>/decide", review.decide, name="review_decide"),
     path("purpose", session.declare_purpose, name="purpose"),
     path("sign-in", session.SignIn.as_view(), name="sign_in"),
     path("sign-out", session.SignOut.as_view(), name="sign_out"),
