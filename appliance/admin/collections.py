@@ -3,13 +3,14 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.db.models import Model
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
-from appliance.admin.base import ModelAdmin
+from appliance.admin.base import PURPOSE, ModelAdmin
 from appliance.admin.purposes import PurposesField, in_words
 from appliance.web.purpose import actor_of
 from retrieval import access, audit
 from retrieval.models import Collection, Kind, PrivacyProfile
+from retrieval.review import reviewed_boxes
 
 
 class CollectionForm(forms.ModelForm):  # type: ignore[type-arg]  # no runtime generics
@@ -72,6 +73,24 @@ class PrivacyProfileAdmin(ModelAdmin[PrivacyProfile]):
         "cover_text",
         "cover_codes",
     ]
+
+    change_form_outer_before_template = "admin/profile_judged.html"
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """With what reviewers say of its detectors, in the collections the actor may review."""
+        context = extra_context or {}
+        profile = self.get_object(request, object_id) if object_id else None
+        if profile is not None and request.method == "GET" and self.has_view_permission(request):
+            judged = reviewed_boxes(profile, actor=actor_of(request), purpose=PURPOSE)
+            context = {"judged": judged, **context}
+        response: HttpResponse = super().changeform_view(request, object_id, form_url, context)
+        return response
 
     def save_model(
         self, request: HttpRequest, obj: PrivacyProfile, form: Any, change: bool

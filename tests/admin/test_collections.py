@@ -100,6 +100,18 @@ def test_a_changed_profile_is_on_the_log(browser: Client, collection: Collection
         PrivacyProfile.objects.update(margin=0.25)
 
 
+def test_a_profile_shows_what_reviewers_say_of_its_detectors(
+    browser: Client, collection: Collection, owner: User, log: Log
+) -> None:
+    url = f"/admin/retrieval/privacyprofile/{collection.profile_id}/change/"
+
+    page = browser.get(url).content.decode()
+
+    assert "Detectors as judged by reviewers" in page
+    assert "0 released images" in page
+    assert log(Kind.DETECTORS_JUDGED)[0]["collections"] == [collection.pk]
+
+
 def test_named_profiles_are_there_and_only_clinical_covers_writing(browser: Client) -> None:
     covering = {p.name: (p.cover_text, p.cover_codes) for p in PrivacyProfile.objects.all()}
 

@@ -268,13 +268,8 @@ def _boxes_of_frames(frames: Pixels, profile: Profile, detectors: Detectors) -> 
 
 def _with_held(found: Boxes, held: Boxes, profile: Profile, pixels: Pixels) -> Boxes:
     """Add what is held and does not lie under the covers of what was found anyway."""
-    height, width = pixels.shape[:2]
     faces = tuple(
-        face
-        for face in held.faces
-        if not lies_under_covers(
-            face, found.faces, margin=profile.margin, height=height, width=width
-        )
+        face for face in held.faces if _share(face, found.faces, profile, pixels) < IS_COVER
     )
     return Boxes(
         found.faces + faces,
