@@ -40,10 +40,10 @@ def make_user(name: str = "", **fields: Any) -> User:
     )
 
 
-def make_collection(name: str = "", **fields: Any) -> Collection:
+def make_collection(name: str = "", profile: str = "photographs", **fields: Any) -> Collection:
     return access.open_collection(
         name=name or f"collection {next(_numbers)}",
-        profile=PrivacyProfile.objects.get(name="photographs"),
+        profile=PrivacyProfile.objects.get(name=profile),
         actor=operator(),
         **fields,
     )
