@@ -19,7 +19,13 @@ from retrieval.errors import Reason
 from tests.decode import samples
 from tests.deidentify.writing import written
 from workers.decode.sandbox import decode
-from workers.deidentify.verdict import PROFILES, Detectors, Profile, detectors_for
+from workers.deidentify.verdict import (
+    PROFILES,
+    Detectors,
+    Profile,
+    deidentify_frames,
+    detectors_for,
+)
 from workers.management.commands import deidentify as command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,7 +168,7 @@ def test_a_report_comes_out_as_an_object_and_no_picture(tmp_path: Path) -> None:
 def test_a_later_frame_that_a_person_must_see_holds_the_whole_object_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frames = command.deidentify_frames(np.zeros((2, 64, 64, 3), np.uint8), *clinical())
+    frames = deidentify_frames(np.zeros((2, 64, 64, 3), np.uint8), *clinical())
     monkeypatch.setattr(
         command,
         "deidentify_frames",
