@@ -1,6 +1,7 @@
 """Objects without a picture leave cleaned if their kind is known, and not at all otherwise."""
 
 import pytest
+from pydicom.uid import UID
 
 from retrieval.errors import Reason, Rejected
 from tests.decode import samples
@@ -15,7 +16,7 @@ STORAGE = "1.2.840.10008.5.1.4.1.1."
 def report(sop_class: str) -> bytes:
     dataset = header.read(samples.dicom("reportsi.dcm"))
     dataset.SOPClassUID = sop_class
-    dataset.file_meta.MediaStorageSOPClassUID = sop_class
+    dataset.file_meta.MediaStorageSOPClassUID = UID(sop_class)
     return header.write(dataset)
 
 

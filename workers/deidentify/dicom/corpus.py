@@ -164,7 +164,7 @@ def build(seed: int, *, every: int = 1) -> Iterator[Case]:
     number = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for path in _files()[::every]:
+        for path in wheel_files()[::every]:
             dataset = _readable(path)
             if dataset is None:
                 continue
@@ -199,7 +199,8 @@ def score(cases: Iterable[Case], deidentify: Callable[[bytes], bytes]) -> Score:
     return result
 
 
-def _files() -> list[Path]:
+def wheel_files() -> list[Path]:
+    """Return the DICOM files inside the pydicom wheel, by name."""
     spec = importlib.util.find_spec("pydicom")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("pydicom")

@@ -80,7 +80,7 @@ def covered_object(
         return Covered(None, counts, exc.reason, for_review=True)
     except Rejected as exc:
         return Covered(None, counts, exc.reason)
-    _set_pixels(cleaned, stretches, mask)
+    set_pixels(cleaned, stretches, mask)
     _tell_losses(cleaned, source)
     if was_sealed:
         header.declare_clean_pixels(cleaned)
@@ -112,7 +112,7 @@ def _looked_at(
     return kept, np.logical_or.reduce(masks)
 
 
-def _set_pixels(dataset: Dataset, stretches: list[Stretch], mask: Mask) -> None:
+def set_pixels(dataset: Dataset, stretches: list[Stretch], mask: Mask) -> None:
     """Cover what is under the mask and write all frames, colours by pixel, in little endian."""
     one = stretches[0]
     values = np.concatenate([stretch.values for stretch in stretches])

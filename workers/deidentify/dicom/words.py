@@ -86,7 +86,30 @@ _COMMON = frozenset(
     | {"west", GONE.lower()}
 )
 
-_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+# English, German, French, Spanish and Italian.
+_MONTH = (
+    r"(?:jan(?:uar[yi]?|vier)?|enero|gennaio|feb(?:ruar[yi]?|rero|braio)?|f[ée]vr?(?:rier)?"
+    r"|mar(?:ch|s|zo)?|m[äa]e?rz|mrz|apr(?:il|ile)?|avr(?:il)?|abril|ma[yi]|mayo|maggio"
+    r"|june?|juni|juin|junio|giugno|july?|juli|juil(?:let)?|julio|luglio|aug(?:ust)?|ao[ûu]t"
+    r"|agosto|sept?(?:ember|embre|tiembre)?|settembre|o[ck]t(?:ober|obre|ubre)?|ottobre"
+    r"|nov(?:ember|embre|iembre)?|de[cz](?:ember|embre)?|d[ée]c(?:embre)?|dic(?:iembre|embre)?)"
+    r"\b\.?"
+)
+_DAY_BEFORE = r"(?<![\d.])(?:0?[1-9]|[12]\d|3[01])"
+_OF = r"(?: *(?:de|di|of))?"
+# Words in front of a person's name: titles, and what one is to the patient or did.
+_TITLE = (
+    r"(?:dr|drs|dra|mr|mrs|ms|miss|prof|professor|doctor|doktor|herrn?|frau|mme|mlle|monsieur"
+    r"|madame|se[ñn]ora?|sra?|signora?|nurse|schwester|pfleger|tech|technologist|technician"
+    r"|radiologist|physician|surgeon|sonographer|operator|radiographer|arzt|[äa]rztin|m[ée]decin)"
+)
+_RELATION = (
+    r"(?:mother|father|wife|husband|son|daughter|brother|sister|spouse|partner|mutter|vater"
+    r"|ehefrau|ehemann|sohn|tochter|m[èe]re|p[èe]re|baby|patient|pat|pt|patientin|name|reported"
+    r"|signed|dictated|referred|ordered|performed|requested|reviewed|verified|approved|seen|read"
+    r"|attending|reading)(?: (?:by|of|von|de|name|is))?"
+)
+_NAME = r"[A-ZÀ-ÞА-ЯΑ-Ω](?:\.|[^\W\d_]?[a-zß-ÿа-яα-ω'’-][\w'’-]*|[A-ZÀ-Þ]?'[A-Z][\w'’-]+)"
 _YEAR = r"(?:1[89]\d\d|20\d\d)"
 _PATTERNS = tuple(
     re.compile(pattern, flags)
@@ -102,14 +125,26 @@ _PATTERNS = tuple(
             r"(?:[T ]?\d{4,6}(?:\.\d+)?)?(?!\d)",
             0,
         ),
-        (rf"(?<!\d){_YEAR}[-/. ](?:0?[1-9]|1[0-2])[-/. ](?:0?[1-9]|[12]\d|3[01])(?!\d)", 0),
+        (
+            rf"(?<!\d){_YEAR}[-/. ](?:0?[1-9]|1[0-2])[-/. ](?:0?[1-9]|[12]\d|3[01])(?!\d)"
+            r"(?:T\d\d(?::?\d\d){0,2}(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?)?",
+            0,
+        ),
+        (rf"(?<!\d)(?:0[1-9]|[12]\d|3[01])(?:0[1-9]|1[0-2]){_YEAR}(?!\d)", 0),
+        (rf"(?<!\d)(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]){_YEAR}(?!\d)", 0),
+        (rf"(?<![\d./])(?:0?[1-9]|1[0-2])[/.-]{_YEAR}(?!\d)", 0),
+        (r"(?<![\d.])(?:0[1-9]|[12]\d|3[01])\.(?:0[1-9]|1[0-2])\.(?!\d)", 0),
         (
             rf"(?<!\d)(?:0?[1-9]|[12]\d|3[01])[-/.](?:0?[1-9]|[12]\d|3[01])[-/.](?:{_YEAR}|\d\d)(?!\d)",
             0,
         ),
-        (rf"\b\d{{1,2}}(?:st|nd|rd|th)?[ .-]*{_MONTH}(?:[ ,.-]*(?:{_YEAR}|\d\d))?\b", re.I),
+        (
+            rf"{_DAY_BEFORE}(?:st|nd|rd|th|er)?\.?{_OF}[ .-]*{_MONTH}{_OF}"
+            rf"(?:[ ,.-]*(?:{_YEAR}|\d\d)\b)?",
+            re.I,
+        ),
         (rf"\b{_MONTH} *\d{{1,2}}(?:st|nd|rd|th)?(?:,? *{_YEAR})?\b", re.I),
-        (rf"\b{_MONTH}[ ,-]*{_YEAR}\b", re.I),
+        (rf"\b{_MONTH}{_OF}[ ,-]*{_YEAR}\b", re.I),
         (rf"{_YEAR} *年 *\d+ *月 *\d+ *日", 0),
         # UIDs, telephone and social security numbers, network addresses
         (r"(?<![\d.])[0-2](?:\.\d+){5,}(?![\d.])", 0),
@@ -117,17 +152,47 @@ _PATTERNS = tuple(
         (r"(?<![\d.])\d{3}-\d{2}-\d{4}(?![\d.])", 0),
         (r"(?<![\w.])(?:\+\d{1,3}[ .-]?)?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?!\w)", 0),
         (r"(?<![\w.])\+\d[\d ()/-]{6,}\d(?!\w)", 0),
+        (r"(?<![\w.])0\d{1,4} ?[/-] ?\d{4,}(?!\w)", 0),
+        (r"(?<![\w.])0\d(?:[ .]\d\d){4}(?!\w)", 0),
+        # a web address without its scheme
+        (
+            r"\b[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|org|net|edu|gov|int|de|fr|uk|ch|at|es|it|nl)\b\S*",
+            0,
+        ),
+        # six digits or more in a row, with or without letters in front: no measurement has them
+        (r"(?<![\w.])[A-Za-z]{0,4}-?\d{6,}[A-Za-z]?(?![\w.]*\d)", 0),
+        (r"(?<![\w.])[A-Z]{2,3}-\d{4,}(?!\w)", 0),
         # what is announced as an identifier
         (
             r"\b(?:mrn|ssn|dob|born|birth ?date|acc(?:ession)?(?: ?(?:no|num|number))?"
             r"|patient ?(?:id|name|no)|pat ?id|pt ?(?:id|name)|tel|phone|fax|account"
-            r"|record ?(?:no|number)|case ?(?:no|number))"
+            r"|record ?(?:no|number)|case ?(?:no|number)|id|ident|pat\.?-?(?:nr|id|no)|fall-?nr)"
             r"\b[ .]*[:#=]+ *[^\s,;]+(?: [A-Z][\w'-]+)?",
             re.I,
         ),
+        (
+            r"\b(?:tel|phone|fax|id|pat\.?-?(?:nr|id|no)|patient (?:no|number|nr|id)|fall-?nr|acc)"
+            r"\b[ .]*(?=\S*\d{3})[\w/-]+",
+            re.I,
+        ),
+        # ages above 89 (45 CFR 164.514(b)(2)(i)(C))
+        (
+            r"(?<![\d.])(?:9\d|1[0-4]\d)[ -]?"
+            r"(?:years?|yrs?|yo|y/o|y|jahre?|j[äa]hrig\w*|ans|a[ñn]os)\b"
+            r"(?:[ -]old)?",
+            re.I,
+        ),
+        (r"\b(?:aged?|alter|[âa]ge)[ :]*(?:9\d|1[0-4]\d)\b(?![.\d])", re.I),
         (r"\b(?:MRN|SSN|DOB) *\S*\d\S*", re.I),
         # a title and the names behind it
+        (rf"\b[Dd]rs?\b\.?,? *(?:med\.? *)?[^\W\d_][\w'’-]+(?: {_NAME}){{0,2}}", 0),
+        (
+            rf"\b(?i:{_TITLE})\b[.:,]? *(?:(?i:dr|med|von|van|de)\b\.? *){{0,3}}"
+            rf"(?:{_NAME} ?){{1,3}}",
+            0,
+        ),
         (r"\b(?:Dr|Mr|Mrs|Ms|Miss|Prof|DR|MR\.|MRS|MS\.|PROF)\.?,? +(?:[A-Z][\w'.-]*\s?){1,3}", 0),
+        (rf"(?<![\w-])(?i:{_RELATION})\b ?:? (?:{_NAME} ?){{1,3}}", 0),
         (r"\b(?:[A-Z][\w'.-]+ ){1,2}(?:[A-Z]\.? )?[A-Z][\w'-]+,? (?:MD|M\.D\.|PhD|DO|RN)\b", 0),
         # house number and street; state and postal code
         (
@@ -137,7 +202,15 @@ _PATTERNS = tuple(
             0,
         ),
         (r"\b[A-Z][\w'-]+,? [A-Z]{2} \d{5}(?:-\d{4})?\b", 0),
-        (r"\b[\w'-]+(?:stra(?:ss|ß)e|weg|gasse|platz) \d+[a-z]?\b", re.I),
+        (r"\b[\w'-]+(?:stra(?:ss|ß)e|str\.|weg|gasse|platz) ?\d+[a-z]?\b", re.I),
+        (
+            r"\b\d{1,4},? (?:bis )?(?:rue|avenue|boulevard|place|impasse|via|calle|chemin)\b"
+            r"(?: [\w'’-]+){1,4}",
+            re.I,
+        ),
+        (rf"(?<![\d.])\d{{5}} {_NAME}", 0),
+        (r"\b[A-Z]{1,2}\d[A-Z\d]? \d[A-Z]{2}\b", 0),
+        (r"\bP\.?O\.? ?Box \d+", re.I),
     )
 )
 _HAS_CONTENT = re.compile(r"\w")
