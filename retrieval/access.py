@@ -166,6 +166,20 @@ def give_grant(
     return given
 
 
+def find_trainer(username: str, collection: Collection) -> User:
+    """Who trains on a collection: one who may take images in there, for administration.
+
+    As a worker's role, which reads neither users nor grants: only the id comes back. Raises
+    AccessDenied.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT cloister_trainer(%s, %s)", [username, collection.pk])
+        (user_id,) = cursor.fetchone()
+    if user_id is None:
+        raise AccessDenied("there is no such user, or not with that right in that collection")
+    return User(pk=user_id)
+
+
 def require_bound_role() -> None:
     """Raise ServicesUnavailable where the database would not hold this process to its policies.
 

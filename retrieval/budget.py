@@ -278,6 +278,26 @@ def _reserve_locked(new: Reservation, actor: User | None, compose: Compose) -> N
     new.save(force_insert=True)
 
 
+def resume(reservation: Reservation, *, actor: User | None) -> None:
+    """Let an interrupted training go on under what it reserved. Once, and on the log.
+
+    Raises BudgetExceeded where it was resumed before or is closed: a state that could be put
+    back again and again would draw fresh noise each time, and average it away.
+    """
+    with access.processing(reservation.collection_id):
+        resumed = Reservation.objects.filter(
+            pk=reservation.pk, state=Charge.OPEN, resumed_at__isnull=True
+        ).update(resumed_at=timezone.now())
+        if not resumed:
+            raise BudgetExceeded(f"reservation {reservation.pk} was resumed before")
+        audit.record_in_transaction(
+            Kind.BUDGET_RESUMED,
+            actor=actor,
+            collection=reservation.collection_id,
+            reservation=reservation.pk,
+        )
+
+
 def settle(
     reservation: Reservation, spent: Sequence[Mechanism], *, actor: User | None, compose: Compose
 ) -> Reservation:

@@ -120,6 +120,10 @@ class QueriesUnreadable(CloisterError):
     """A file of judged queries is not one. Permanent."""
 
 
+class CaptionsUnreadable(CloisterError):
+    """A file of captions or labels is not one, or tells too little. Permanent."""
+
+
 class ObjectiveRefused(CloisterError):
     """Training this would give an epsilon without meaning; the message says the way out."""
 

@@ -156,6 +156,15 @@ def vector_of(image: Image, *, encoder: EncoderVersion) -> np.ndarray | None:
     return None if row is None else np.asarray(row.vector, dtype=np.float32)
 
 
+def vectors_of(collection_id: int, *, encoder: EncoderVersion) -> dict[UUID, np.ndarray]:
+    """Every whole image's vector, (dimensions,) float32, by image, inside `access.processing`."""
+    rows = Embedding.objects.filter(
+        collection_id=collection_id, encoder_id=encoder.pk, region=WHOLE_IMAGE
+    )
+    found = rows.values_list("image_id", "vector")
+    return {image_id: np.asarray(vector, dtype=np.float32) for image_id, vector in found}
+
+
 def nearest(
     vector: np.ndarray,
     *,

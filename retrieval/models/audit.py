@@ -24,6 +24,7 @@ class Kind(models.TextChoices):
     ENCODER_CHANGED = "encoder.changed", "Encoder changed"
     BUDGET_CHANGED = "budget.changed", "Privacy budget changed"
     BUDGET_RESERVED = "budget.reserved", "Privacy budget reserved"
+    BUDGET_RESUMED = "budget.resumed", "Private training resumed"
     BUDGET_SETTLED = "budget.settled", "Privacy budget settled"
     BUDGET_VOIDED = "budget.voided", "Privacy budget charged in full"
     BUDGET_REFUSED = "budget.refused", "Privacy budget refused"

@@ -174,6 +174,9 @@ class Reservation(models.Model):
         settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+"
     )
     reserved_at = models.DateTimeField(default=timezone.now)
+    resumed_at = models.DateTimeField(
+        null=True, help_text="When an interrupted training went on: once at most."
+    )
     closed_at = models.DateTimeField(null=True)
     reserved_event = models.BigIntegerField(help_text="Its entry in the audit log.")
     closed_event = models.BigIntegerField(null=True)

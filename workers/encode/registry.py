@@ -11,13 +11,14 @@ from workers.encode.encoder import Encoder
 EMBEDDED = "cloister-embedded"
 
 _loaded: dict[tuple[str, str | None, str | None], Encoder] = {}
-_loading = threading.Lock()
+_loading = threading.RLock()  # a private head loads its base
 
 
 def load(name: str, *, source: str | None = None, digest: str | None = None) -> Encoder:
     """Return the encoder of an EncoderVersion row, loaded on first use and kept warm.
 
-    name: EMBEDDED, or any other name for the open_clip model in the folder `source`.
+    name: EMBEDDED, or any other name for the model in the folder `source`: one of open_clip, or
+    a private head on another encoder.
     digest: sha256 (hex) its weights were recorded with; None only when it is first imported.
     Raises ModelRefused if files are missing, altered or of a refused format.
     """
@@ -44,6 +45,19 @@ def _embedded() -> Encoder:
 def _from_folder(name: str, source: str | None) -> Encoder:
     if source is None:
         raise ModelRefused(f"{name} names no model folder")
+    folder = Path(source)
+    if (folder / "private_head.json").is_file():
+        return _private_head(name, folder)
     from workers.encode.openclip import OpenClipEncoder  # noqa: PLC0415
 
-    return OpenClipEncoder(name, Path(source))
+    return OpenClipEncoder(name, folder)
+
+
+def _private_head(name: str, folder: Path) -> Encoder:
+    from workers.encode.private_head import CONFIG_FILE, PrivateHead, read_config  # noqa: PLC0415
+
+    config = read_config(folder)
+    if config.base_source and (Path(config.base_source) / CONFIG_FILE).exists():
+        raise ModelRefused(f"{name} rests on another private head")
+    base = load(config.base, source=config.base_source or None, digest=config.base_digest)
+    return PrivateHead(name, folder, base, config)

@@ -1,0 +1,317 @@
+"""Private fine-tuning as an administrator runs it, on a small encoder of words and colours."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from django.core.management import call_command
+from django.core.management.base import CommandError
+
+from retrieval import budget, certificates, index, keys
+from retrieval.models import Certificate, Collection, EncoderVersion, Kind, Reservation, Work
+from tests import database
+from tests.factories import make_collection, make_image, make_user, png
+from tests.retrieval.test_budget import make_officer
+from tests.web.conftest import Log, Superuser, log
+from workers import tasks
+from workers.encode import registry
+from workers.encode.encoder import NoTextTower, Pixels, Vectors
+from workers.finetune import attack, private, residual, train
+
+__all__ = ["log"]
+
+IMAGES = 40
+DELTA = 1e-3
+DIGEST = "c" * 64
+
+
+class Colours:
+    """Two towers of 12 dimensions that agree roughly: pictures by colour, words by numbers."""
+
+    name, dimensions, digest, licence = "colours", 12, DIGEST, "none"
+
+    def __init__(self) -> None:
+        generator = np.random.default_rng(7)
+        self.seen = generator.normal(size=(3, 12)).astype(np.float32)
+        self.said = self.seen + 0.7 * generator.normal(size=(3, 12)).astype(np.float32)
+
+    def preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:
+        return torch.tensor(np.stack([image.mean((0, 1)) for image in images])).float()
+
+    def encode_images(self, batch: torch.Tensor) -> Vectors:
+        return unit((batch.numpy() / 128 - 1) @ self.seen)
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        return unit(np.stack([as_colour(text) / 128 - 1 for text in texts]) @ self.said)
+
+
+def unit(rows: np.ndarray) -> Vectors:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+def as_colour(text: str) -> np.ndarray:
+    numbers = [int(word) for word in text.split() if word.isdigit()]
+    return np.asarray(numbers[:3] or [len(text) * 7 % 256, ord(text[-1]), ord(text[0])], float)
+
+
+@pytest.fixture
+def colours(db: None, monkeypatch: pytest.MonkeyPatch) -> EncoderVersion:
+    monkeypatch.setitem(registry._loaded, ("colours", None, DIGEST), Colours())
+    with database.role("worker"):
+        return index.register_encoder(name="colours", digest=DIGEST, dimensions=12, licence="none")
+
+
+@pytest.fixture
+def collection(colours: EncoderVersion) -> Collection:
+    made = make_collection("ward")
+    budget.set_budget(made, max_epsilon=6.0, delta=DELTA, actor=make_officer())
+    return made
+
+
+@pytest.fixture
+def captions(collection: Collection, tmp_path: Path) -> Path:
+    """Forty pictures by name, five names that nobody has, and the words of each."""
+    generator, encoder = np.random.default_rng(1), Colours()
+    lines = ["file\tcaption"]
+    for number in range(IMAGES):
+        red, green, blue = (int(part) for part in generator.integers(0, 256, 3))
+        name = f"Roe-{number}.png"
+        batch = torch.tensor([[red, green, blue]]).float()
+        make_image(
+            collection,
+            encoder.encode_images(batch)[0].tolist(),
+            name=f"ward/{name}",
+            preview=png(8, (red, green, blue)),
+        )
+        lines.append(f"{name}\tsecret {red} {green} {blue}")
+    lines += [f"nobody-{number}.png\tsecret 1 2 3" for number in range(5)]
+    path = tmp_path / "captions.tsv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def worker(captions: Path) -> Iterator[None]:
+    with database.role("worker"):
+        yield
+
+
+def finetune(captions: Path, **changed: Any) -> dict[str, Any]:
+    out = io.StringIO()
+    arguments = {"epsilon": 3.0, "delta": DELTA, "captions": captions, "name": "better"}
+    call_command("finetune", collection="ward", json=True, stdout=out, **arguments | changed)
+    return dict(json.loads(out.getvalue()))
+
+
+def stop(*_: object, **__: object) -> None:
+    """What ^C does, wherever it strikes."""
+    raise KeyboardInterrupt
+
+
+def verify(path: str | Path, *arguments: str) -> dict[str, Any]:
+    out = io.StringIO()
+    try:
+        call_command("finetune", "verify", str(path), "--json", *arguments, stdout=out)
+    finally:
+        document = dict(json.loads(out.getvalue() or "{}"))
+    return document
+
+
+def encode_all_due() -> None:
+    for work_id in Work.objects.values_list("pk", flat=True):
+        tasks.encode(work_id)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_private_encoder_is_trained_certified_filled_switched_to_and_rolled_back(
+    captions: Path, tmp_path: Path, log: Log
+) -> None:
+    told = finetune(captions)
+    better = EncoderVersion.objects.get(name="better")
+    assert (told["unit"], told["unknown_files"]) == ("image", 5)
+    assert told["epsilon"] <= 3.0
+    assert told["units"] + told["held_out_units"] == IMAGES
+    assert (better.live, better.base.name) == (False, "colours")  # type: ignore[union-attr]
+
+    key = tmp_path / "key.pem"
+    key.write_text(keys.public_key_pem())
+    checked = verify(told["certificate_file"], "--public-key", str(key))
+    assert checked["verified"]
+    assert checked["recomputed"] == pytest.approx(checked["claimed"], rel=0.01)
+
+    with pytest.raises(CommandError, match="fill it"):
+        call_command("encoder", "switch", "better", stdout=io.StringIO())
+    call_command("encoder", "fill", "better", stdout=io.StringIO())
+    encode_all_due()
+    call_command("encoder", "switch", "better", stdout=io.StringIO())
+    assert index.live_encoder() == better
+    registry._loaded.pop(("better", better.source, better.digest))
+    loaded = registry.load("better", source=better.source, digest=better.digest)
+    assert np.array_equal(loaded.encode_texts(["1 2 3"]), Colours().encode_texts(["1 2 3"]))
+    call_command("encoder", "switch", "colours", stdout=io.StringIO())
+    assert index.live_encoder().name == "colours"
+    (settled,) = log(Kind.BUDGET_SETTLED)
+    assert settled["epsilon"] == pytest.approx(told["epsilon"], abs=1e-4)
+
+
+@pytest.mark.usefixtures("worker")
+def test_overspending_is_refused_before_anything_is_trained(
+    captions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "release", lambda *_: pytest.fail("a gradient was taken"))
+
+    with pytest.raises(CommandError, match="the budget is 6"):
+        finetune(captions, epsilon=7.0)
+    with pytest.raises(CommandError, match="δ must be less than"):
+        finetune(captions, delta=0.5)
+
+    assert not EncoderVersion.objects.filter(name="better").exists()
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_interrupted_training_goes_on_once_under_what_it_reserved(
+    captions: Path, monkeypatch: pytest.MonkeyPatch, superuser: Superuser
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(attack, "audit", stop)
+        for _ in range(2):
+            with pytest.raises(CommandError, match="interrupted"):
+                finetune(captions, objective="per-example")
+    rows = "SELECT state, resumed_at IS NOT NULL FROM retrieval_reservation ORDER BY reserved_at"
+    assert superuser.execute(rows).fetchall() == [("open", True)]
+
+    # It was resumed once: now it is charged in full, and a new one is reserved.
+    with pytest.raises(CommandError, match="the budget is 6"):
+        finetune(captions, objective="per-example", epsilon=5.5)
+    assert superuser.execute(rows).fetchall() == [("void", True)]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_resumed_training_ends_with_a_certificate_and_is_charged_once(
+    captions: Path, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(attack, "audit", stop)
+        with pytest.raises(CommandError, match="interrupted"):
+            finetune(captions)
+
+    told = finetune(captions)
+
+    assert told["resumed"]
+    assert len(log(Kind.BUDGET_RESERVED)) == len(log(Kind.BUDGET_RESUMED)) == 1
+    assert verify(told["certificate_file"])["verified"]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_training_that_fails_is_charged_in_full_and_leaves_no_encoder(
+    captions: Path, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    monkeypatch.setattr(attack, "epsilon_at_least", lambda *_, **__: 40.0)
+
+    with pytest.raises(CommandError, match="canaries prove") as refused:
+        finetune(captions)
+
+    assert "\n" not in str(refused.value)
+    assert not EncoderVersion.objects.filter(name="better").exists()
+    assert len(log(Kind.BUDGET_VOIDED)) == 1
+    assert not list(private.training_folder().glob("*.training"))
+
+
+@pytest.mark.usefixtures("worker")
+def test_neither_words_nor_file_names_reach_the_log(
+    captions: Path, superuser: Superuser, capfd: pytest.CaptureFixture[str]
+) -> None:
+    finetune(captions)
+
+    kept = str(superuser.execute("SELECT details FROM retrieval_auditevent").fetchall())
+    kept += Certificate.objects.get().document + "".join(capfd.readouterr())
+    assert "secret" not in kept
+    assert "Roe" not in kept
+
+
+@pytest.mark.usefixtures("worker")
+def test_somebody_without_a_grant_does_not_train(captions: Path) -> None:
+    with database.role("web"):
+        make_user("stranger", is_superuser=True)
+    for name in ("stranger", "nobody"):
+        with pytest.raises(CommandError, match="there is no such user"):
+            finetune(captions, user=name)
+
+
+def signed(fields: dict[str, Any], key: Ed25519PrivateKey) -> str:
+    signature = key.sign(certificates._canonical(fields)).hex()
+    return json.dumps({"fields": fields, "signature": signature, "public_key": ""})
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_certificate_that_says_less_than_its_mechanisms_does_not_verify(
+    captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(finetune(captions)["certificate_file"])
+    document = json.loads(path.read_text())
+    wrong = tmp_path / "wrong.json"
+    altered = document | {"fields": document["fields"] | {"epsilon": 0.1}}
+    wrong.write_text(json.dumps(altered))
+    with pytest.raises(CommandError, match="not as the appliance signed it"):
+        verify(wrong)
+
+    # Even where the appliance's own key signed it.
+    for changed, reason in (
+        ({"epsilon": 1.0}, "claims ε 1;"),
+        ({"cross_check_epsilon": 1.0}, "second accountant"),
+        ({"units": 100000}, "δ is not below"),
+        ({"attack": {"epsilon_lower_bound": 9.0}}, "larger ε"),
+        ({"mechanisms": "none"}, "lacks the numbers"),
+    ):
+        wrong.write_text(signed(document["fields"] | changed, keys.signing_key()))
+        with pytest.raises(CommandError, match=reason):
+            verify(wrong)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("name\tcaption\na\tb\n", "must name the columns"),
+        ("file\tcaption\na\t\n", "line 2 lacks"),
+        ("file\tcaption\n", "holds none"),
+        ("file\tcaption\nsomebody.png\tsecret\n", "too few"),
+    ],
+)
+@pytest.mark.usefixtures("worker")
+def test_a_file_of_captions_that_is_none_is_one_line(
+    captions: Path, content: str, reason: str
+) -> None:
+    captions.write_text(content)
+    with pytest.raises(CommandError, match=reason) as refused:
+        finetune(captions)
+    assert "secret" not in str(refused.value)
+    assert not Reservation.objects.exists()
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_encoder_without_words_is_refused_with_the_reason(
+    captions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mute(*_: object) -> Vectors:
+        raise NoTextTower("images only")
+
+    monkeypatch.setattr(Colours, "encode_texts", mute)
+    with pytest.raises(CommandError, match="reads images only"):
+        finetune(captions)
+
+
+def test_every_objective_starts_from_the_encoder_as_it_is() -> None:
+    encoder = Colours()
+    space = residual.space_of(residual.public_vectors(encoder, residual.PUBLIC_WORDS[:50]))
+    bare = space.projection(torch.zeros(space.rank, 12))
+    images = torch.from_numpy(encoder.encode_images(torch.rand(5, 3) * 255))
+    assert torch.allclose(bare.images(images), images, atol=1e-6)
+    for name in residual.OBJECTIVES:
+        plan = residual.plan_for(name, space, epsilon=3.0, delta=1e-4, units=100)
+        assert plan.delta == 1e-4
