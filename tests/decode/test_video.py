@@ -1,6 +1,8 @@
 """Videos are taken apart by a confined process, and only their pictures."""
 
 import contextlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,9 +85,9 @@ def test_frames_are_upright(turns: int, steps: int) -> None:
     assert np.abs(stretch.frames[0].astype(int) - expected).mean() < 8
 
 
-def rejected(content: bytes, **options: float) -> Reason:
+def rejected(content: bytes, **options: Any) -> Reason:
     with pytest.raises(Rejected) as refusal:
-        footage.survey(content, **options)  # type: ignore[arg-type]
+        footage.survey(content, **options)
     return refusal.value.reason
 
 
@@ -141,3 +143,77 @@ def test_a_million_claimed_frames_are_refused(three_scenes: bytes) -> None:
 def test_a_list_of_other_files_is_no_video() -> None:
     for content in (b"#EXTM3U\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n"):
         assert rejected(content) == Reason.NOT_AN_IMAGE
+
+
+def with_box(content: bytes, path: list[bytes], box: bytes, *, before: bytes = b"") -> bytes:
+    """An MP4 with `box` put into the box at `path`, at its end or in place of its child `before`.
+
+    PyAV writes `moov` last, so nothing that offsets point at moves.
+    """
+    at, end, sizes_at = 0, len(content), []
+    for name in path:
+        at = content.index(name, at, end) - 4
+        sizes_at.append(at)
+        end = at + int.from_bytes(content[at : at + 4], "big")
+        at += 8
+    start = end
+    if before:
+        start = content.index(before, at, end) - 4
+        end = start + int.from_bytes(content[start : start + 4], "big")
+    changed = bytearray(content[:start] + box + content[end:])
+    for size_at in sizes_at:
+        size = int.from_bytes(content[size_at : size_at + 4], "big") + len(box) - (end - start)
+        changed[size_at : size_at + 4] = size.to_bytes(4, "big")
+    return bytes(changed)
+
+
+def box(name: bytes, body: bytes) -> bytes:
+    return (len(body) + 8).to_bytes(4, "big") + name + body
+
+
+TRACK = [b"moov", b"trak"]
+SAMPLES = [*TRACK, b"mdia", b"minf", b"stbl"]
+
+
+def test_a_reference_into_another_file_is_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other.mp4"
+    other.write_bytes(videos.video(videos.plain(3, (200, 30, 30))))
+    path = str(other).encode()
+    alias = bytes(4 + 10 + 1 + 27 + 12 + 1 + 63 + 16) + b"\0\x01\0\x01" + bytes(16)
+    alias += (
+        b"\0\x02" + len(path).to_bytes(2, "big") + path + bytes(len(path) % 2) + b"\xff\xff\0\0"
+    )
+    reference = box(b"dref", bytes(4) + (1).to_bytes(4, "big") + box(b"alis", alias))
+    green = videos.video(videos.plain(3, (30, 200, 30)))
+    content = with_box(green, [*TRACK, b"mdia", b"minf", b"dinf"], reference, before=b"dref")
+
+    with contextlib.suppress(Rejected):
+        for stretch in footage.all_frames(content):
+            assert (stretch.frames[..., 1] > stretch.frames[..., 0]).all()
+
+
+def test_a_video_of_no_duration_has_an_end() -> None:
+    table = bytes(4) + (1).to_bytes(4, "big") + (5).to_bytes(4, "big") + bytes(4)
+    content = with_box(videos.video(videos.walk(5)), SAMPLES, box(b"stts", table), before=b"stts")
+
+    with contextlib.suppress(Rejected):
+        (sample,) = footage.survey(content).samples
+        assert sample.start_s <= sample.at_s <= sample.end_s < 1
+        assert sum(len(stretch.frames) for stretch in footage.all_frames(content)) <= 5
+
+
+def test_an_edit_list_that_plays_one_scene_for_ever_is_refused() -> None:
+    once = (500).to_bytes(4, "big") + (0).to_bytes(4, "big") + b"\0\x01\0\0"
+    edits = box(b"elst", bytes(4) + (5000).to_bytes(4, "big") + once * 5000)
+    plain = videos.video(videos.walk(5))
+    before = b"edts" if b"edts" in plain else b""
+    content = with_box(plain, TRACK, box(b"edts", edits), before=before)
+
+    assert rejected(content, max_duration_s=60.0, limits=Limits(cpu_s=8, wall_s=10.0)) in {
+        Reason.VIDEO_TOO_LONG,
+        Reason.TOO_MANY_FRAMES,
+        Reason.DECODE_TIMEOUT,
+        Reason.DECODE_FAILED,
+        Reason.DECODE_MEMORY,
+        Reason.TRUNCATED,
+    }

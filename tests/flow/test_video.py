@@ -1,32 +1,81 @@
 """A video through the whole of the de-identification, with the real parts."""
 
+import json
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
 import pytest
+from django.core.management import call_command
+from PIL import Image, ImageDraw
 
 from tests.decode import videos
 from workers.decode import footage
-from workers.deidentify.film import Film, deidentify_film
-from workers.deidentify.verdict import PROFILES, detectors_for
+from workers.decode.footage import Stretch
+from workers.deidentify.faces import union
+from workers.deidentify.film import deidentify_film
+from workers.deidentify.verdict import PROFILES, Detectors, detectors_for
+
+FRAMES = 11
+STEP = 19
+"""Pixels a frame: between two looks the face goes further than the covers of both reach."""
 
 
 @pytest.fixture(scope="module")
-def film() -> Film:
-    content = videos.video(videos.walk(13, step=12), sound=True)
-    return deidentify_film(content, PROFILES["photographs"], detectors_for(PROFILES["photographs"]))
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command's report and output for a video of a face that moves fast."""
+    folder = tmp_path_factory.mktemp("film")
+    content = videos.video(videos.walk(FRAMES, step=STEP), sound=True)
+    (folder / "walk.mp4").write_bytes(content)
+    told = StringIO()
+    call_command("deidentify", folder / "walk.mp4", output=folder / "out", json=True, stdout=told)
+    (folder / "report.json").write_text(told.getvalue())
+    return folder
 
 
-def test_no_face_shows_in_any_frame(film: Film) -> None:
-    detector = detectors_for(PROFILES["photographs"]).faces
-    (stretch,) = footage.all_frames(film.content)
-
-    assert film.verdict == "released"
-    assert film.faces
-    assert len(stretch.frames) == 13
-    assert [detector.detect(frame) for frame in stretch.frames] == [[]] * 13
+@pytest.fixture(scope="module")
+def written(out: Path) -> Stretch:
+    (stretch,) = footage.all_frames((out / "out" / "walk.webm").read_bytes())
+    return stretch
 
 
-def test_times_are_kept_and_nothing_else(film: Film) -> None:
-    (stretch,) = footage.all_frames(film.content)
+def test_a_video_has_one_entry_and_a_film_beside_it(out: Path) -> None:
+    (entry,) = json.loads((out / "report.json").read_text())["files"]
 
-    assert stretch.times_s == pytest.approx([n / videos.RATE for n in range(13)], abs=0.002)
+    assert (entry["file"], entry["verdict"], entry["reason"]) == ("walk.mp4", "released", None)
+    assert len(entry["faces"]) == 3
+    assert (entry["text"], entry["output"]) == ([], "walk.webm")
+
+
+def test_no_face_shows_in_any_frame(written: Stretch) -> None:
+    (first,) = union().detect(videos.walk(1)[0])
+    x, y, w, h = first.box
+
+    assert len(written.frames) == FRAMES
+    for number, frame in enumerate(written.frames):
+        left = x + number * STEP
+        assert frame[y : y + h, left : left + w].max() < 64, number
+    assert union().detect(written.frames[2]) == []
+
+
+def test_times_are_kept_and_nothing_else(out: Path, written: Stretch) -> None:
+    content = (out / "out" / "walk.webm").read_bytes()
+
+    assert written.times_s == pytest.approx([n / videos.RATE for n in range(FRAMES)], abs=0.002)
     for told in (videos.SECRET.encode(), b"Jane", b"A_AAC", b"A_OPUS"):
-        assert told not in film.content
+        assert told not in content
+
+
+def test_writing_that_shows_between_two_looks_is_for_a_person() -> None:
+    """It flashes up in the third frame; the first and the sixth are looked at."""
+    frames = videos.plain(4, (70, 110, 90))
+    picture = Image.fromarray(frames[2])
+    ImageDraw.Draw(picture).text((20, 90), videos.SECRET, (255, 255, 255), font_size=26)
+    frames[2] = np.asarray(picture)
+    looking = detectors_for(PROFILES["clinical"])
+
+    film = deidentify_film(
+        videos.video(frames), PROFILES["clinical"], Detectors(looking.faces, looking.text)
+    )
+
+    assert (film.verdict, film.reason, film.content) == ("review", "text_still_found", b"")

@@ -10,10 +10,16 @@ from typing import Literal
 
 from retrieval.errors import Reason, Rejected
 from workers.decode import footage
-from workers.deidentify.faces import Face, Pixels
+from workers.deidentify.faces import Pixels
 from workers.deidentify.frame_time import TIME
-from workers.deidentify.obscure import IS_COVER, share_under_covers
-from workers.deidentify.verdict import Boxes, Detectors, Profile, boxes_to_cover, cover_all
+from workers.deidentify.verdict import (
+    Boxes,
+    Detectors,
+    Profile,
+    boxes_to_cover,
+    cover_all,
+    look_again,
+)
 from workers.deidentify.video import STRIDE, tracked
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -21,17 +27,23 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Film:
-    """content: a WebM, empty unless released. faces: each sighting in a frame looked at."""
+    """content: a WebM, empty unless released. seen: each sighting in a frame looked at.
+
+    height, width: pixels of the upright frame.
+    """
 
     content: bytes = field(repr=False)
-    faces: tuple[Face, ...]
+    seen: Boxes
+    height: int
+    width: int
     verdict: Literal["released", "review"]
     reason: Reason | None = None
 
 
 def deidentify_film(content: bytes, profile: Profile, detectors: Detectors) -> Film:
     """Cover what `profile` wants covered in every frame. Raises Rejected as `footage` does."""
-    footage.survey(content)
+    survey = footage.survey(content)
+    height, width = survey.height, survey.width
     looks: dict[int, Boxes] = {}
     count = 0
     try:
@@ -41,20 +53,16 @@ def deidentify_film(content: bytes, profile: Profile, detectors: Detectors) -> F
     except Rejected:
         raise
     except Exception:  # noqa: BLE001 - whatever a detector raises, nothing un-redacted may leave
-        return Film(b"", (), "review", Reason.DETECTOR_FAILED)
+        return Film(b"", Boxes(), height, width, "review", Reason.DETECTOR_FAILED)
     faces = tracked({number: list(boxes.faces) for number, boxes in looks.items()}, count)
     covers = [
         Boxes(faces=tuple(faces[number])) + _writing(looks, number) for number in range(count)
     ]
     written = _write(content, covers, profile)
-    seen = tuple(face for boxes in looks.values() for face in boxes.faces)
-    for number, (_, pixels) in enumerate(_frames(written)):
-        # Midway between two looks a face is covered by the track alone.
-        if number % STRIDE == STRIDE // 2 and _shows_a_face(
-            pixels, covers[min(number, count - 1)], profile, detectors
-        ):
-            return Film(b"", seen, "review", Reason.FACE_STILL_FOUND)
-    return Film(written, seen, "released")
+    seen = sum(looks.values(), Boxes())
+    if reason := _still_shows(written, covers, profile, detectors):
+        return Film(b"", seen, height, width, "review", reason)
+    return Film(written, seen, height, width, "released")
 
 
 def _frames(content: bytes) -> Iterator[tuple[float, Pixels]]:
@@ -72,20 +80,26 @@ def _writing(looks: dict[int, Boxes], number: int) -> Boxes:
     )
 
 
-def _shows_a_face(pixels: Pixels, covers: Boxes, profile: Profile, detectors: Detectors) -> bool:
-    height, width = pixels.shape[:2]
-    return any(
-        share_under_covers(
-            face,
-            covers.faces,
-            shape=profile.shape,
-            margin=profile.margin,
-            height=height,
-            width=width,
-        )
-        < IS_COVER
-        for face in detectors.faces.detect(pixels)
-    )
+def _still_shows(
+    written: bytes, covers: list[Boxes], profile: Profile, detectors: Detectors
+) -> Reason | None:
+    """Why what was written is for a person, if it is.
+
+    Looked at midway between two looks: there a face is covered by its track alone, and writing
+    that moves has left the place it was found in.
+    """
+    try:
+        for number, (_, pixels) in enumerate(_frames(written)):
+            if number % STRIDE == STRIDE // 2:
+                covered = covers[min(number, len(covers) - 1)]
+                left, reason = look_again(pixels[None], covered, profile, detectors)
+                if reason or left.faces:
+                    return reason or Reason.FACE_STILL_FOUND
+    except Rejected:
+        raise
+    except Exception:  # noqa: BLE001 - whatever a detector raises, nothing un-redacted may leave
+        return Reason.DETECTOR_FAILED
+    return None
 
 
 def _write(content: bytes, covers: list[Boxes], profile: Profile) -> bytes:

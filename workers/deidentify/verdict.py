@@ -190,11 +190,11 @@ def deidentify_frames(
     try:
         boxes = _with_held(_boxes_of_frames(frames, profile, detectors), held, profile, frames[0])
         covered = np.stack([cover_all(frame, boxes, profile) for frame in frames])
-        again, reason = _look_again(covered, boxes, profile, detectors)
+        again, reason = look_again(covered, boxes, profile, detectors)
         if again != Boxes():
             covered = _cover_solidly(covered, again, profile)
             if reason is None and again.faces:
-                third, reason = _look_again(covered, boxes + again, profile, detectors)
+                third, reason = look_again(covered, boxes + again, profile, detectors)
                 reason = reason or (Reason.FACE_STILL_FOUND if third.faces else None)
                 covered, again = _cover_solidly(covered, third, profile), again + third
     except Exception:  # noqa: BLE001 - whatever a detector raises, nothing un-redacted may leave
@@ -290,7 +290,7 @@ def _quick_look(pixels: Pixels, profile: Profile, detectors: Detectors) -> Boxes
 
 def still_found(covered: Pixels, boxes: Boxes, profile: Profile, detectors: Detectors) -> Boxes:
     """Return what one covered (H, W, 3) uint8 RGB frame still shows beside its covers."""
-    return _look_again(covered[None], boxes, profile, detectors)[0]
+    return look_again(covered[None], boxes, profile, detectors)[0]
 
 
 def _cover_solidly(frames: Pixels, boxes: Boxes, profile: Profile) -> Pixels:
@@ -298,7 +298,7 @@ def _cover_solidly(frames: Pixels, boxes: Boxes, profile: Profile) -> Pixels:
     return np.stack([cover_all(frame, boxes, solid) for frame in frames])
 
 
-def _look_again(
+def look_again(
     frames: Pixels, boxes: Boxes, profile: Profile, detectors: Detectors
 ) -> tuple[Boxes, Reason | None]:
     """Return what covered frames still show, and why that is for a person, if it is.

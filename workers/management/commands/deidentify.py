@@ -38,6 +38,7 @@ from workers.deidentify.film import deidentify_film
 from workers.deidentify.marks import as_stored
 from workers.deidentify.verdict import (
     PROFILES,
+    Boxes,
     Deidentified,
     Detectors,
     Profile,
@@ -190,7 +191,7 @@ def _deidentify_file(
         reason=reason.value if reason else None,
         seconds=round(time.monotonic() - started, 3),
         faces=[_face(face) for face in result.boxes.faces] if result else [],
-        text=_writing(result) if result else [],
+        text=_writing(result.boxes, *result.pixels.shape[:2]) if result else [],
         tags={action.value: count for action, count in covered.counts.items()},
         output=written,
         dicom=named,
@@ -237,8 +238,8 @@ def _deidentify_video(
         verdict=film.verdict,
         reason=film.reason.value if film.reason else None,
         seconds=round(time.monotonic() - started, 3),
-        faces=[_face(face) for face in film.faces],
-        text=[],
+        faces=[_face(face) for face in film.seen.faces],
+        text=_writing(film.seen, film.height, film.width),
         tags={},
         output=_write(film.content, output, file.stem, "webm") if released else None,
     )
@@ -314,9 +315,8 @@ def _face(face: Face) -> dict[str, object]:
     return {"box": list(face.box), "score": round(face.score, 3), "detector": face.detector}
 
 
-def _writing(result: Deidentified) -> list[dict[str, object]]:
-    height, width = result.pixels.shape[:2]
-    return [as_stored(mark, height, width) for mark in result.boxes.text + result.boxes.codes]
+def _writing(found: Boxes, height: int, width: int) -> list[dict[str, object]]:
+    return [as_stored(mark, height, width) for mark in found.text + found.codes]
 
 
 def _as_json(reports: list[Report]) -> str:
