@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
+from PIL import Image
+from pydicom import dcmread
 
 from retrieval import keys
 from retrieval.errors import Reason
 from tests.decode import samples
+from tests.deidentify.writing import written
+from workers.decode.sandbox import decode
 from workers.deidentify.verdict import (
     PROFILES,
     Detectors,
@@ -186,3 +190,36 @@ def test_a_later_frame_that_a_person_must_see_holds_the_whole_object_back(
     (entry,) = json.loads(out.getvalue())["files"]
     assert (entry["verdict"], entry["reason"]) == ("review", "text_still_found")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("profile", ["clinical", "photographs"])
+def test_a_profile_decides_whether_writing_leaves(tmp_path: Path, profile: str) -> None:
+    plain = np.full((200, 320, 3), 30, np.uint8)
+    burned = written(plain, "MUELLER, Jane", (30, 40), size=24)
+    scan = dcmread(samples.DICOM_FILES / "MR_small.dcm")
+    scan.Rows, scan.Columns, scan.BitsAllocated, scan.BitsStored, scan.HighBit = 200, 320, 8, 8, 7
+    scan.PixelRepresentation, scan.PixelData = 0, burned[..., 0].tobytes()
+    scan["PixelData"].VR = "OB"
+    scan.WindowCenter, scan.WindowWidth, scan.BurnedInAnnotation = 128, 256, "YES"
+    (tmp_path / "in").mkdir()
+    Image.fromarray(burned).save(tmp_path / "in" / "label.png")
+    scan.save_as(tmp_path / "in" / "scan.dcm")
+
+    ran = run(tmp_path / "in", "--output", tmp_path / "out", "--profile", profile, "--json")
+
+    label, slice_ = json.loads(ran.stdout)["files"]
+    ink = burned[..., 0] > 128
+    shown = decode((tmp_path / "out" / "label.jpg").read_bytes()).pixels
+    if profile == "clinical":
+        assert [entry["verdict"] for entry in (label, slice_)] == ["released"] * 2
+        for entry in (label, slice_):
+            assert {text["kind"] for text in entry["text"]} == {"text"}
+        assert not (shown[ink] > 60).any()
+        left = dcmread(tmp_path / "out" / slice_["dicom"])
+        assert (left.pixel_array[ink] == 30).all()  # the darkest value it has
+        assert b"MUELLER" not in ran.stdout.encode()
+    else:
+        assert (label["verdict"], label["text"]) == ("released", [])
+        assert (shown[ink] > 60).mean() > 0.9
+        assert (slice_["verdict"], slice_["reason"]) == ("review", "may_carry_burned_in_text")
+        assert slice_["output"] is slice_["dicom"] is None

@@ -63,7 +63,7 @@ _MIN_SHRUNK_PX = 2
 # least so many pixels, and is no longer than so many times its height is no writing, unless so much
 # of it is read so surely.
 _BODY_SHARE = 1 / 8
-_BODY_MIN_PX = 64
+_BODY_MIN_PX = 96
 _BODY_LENGTH = 2.5
 _BODY_LETTERS = 3
 _BODY_SCORE = 0.7
