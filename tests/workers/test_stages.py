@@ -23,6 +23,7 @@ from retrieval.models import (
 )
 from retrieval.storage import Form
 from tests import database
+from tests.deidentify.writing import written
 from tests.factories import make_collection, make_encoder, make_image, operator, png
 from workers import stages, tasks
 from workers.decode.sandbox import decode
@@ -40,8 +41,9 @@ def astronaut() -> Path:
     return Path(spec.origin).parent / "data" / "astronaut.png"
 
 
-def received(content: Path) -> Image:
-    batch = receive.start_batch(make_collection(), actor=operator(), purpose=Purpose.ADMINISTRATION)
+def received(content: Path, profile: str = "photographs") -> Image:
+    collection = make_collection(profile=profile)
+    batch = receive.start_batch(collection, actor=operator(), purpose=Purpose.ADMINISTRATION)
     image, _ = receive.receive(
         receive.Candidate("Jane Roe.png", lambda: content.open("rb")),
         batch,
@@ -110,6 +112,36 @@ def test_no_face_is_left_in_what_is_shown(portrait: Image, worker: None) -> None
         shown = decode(storage.read(portrait, form)).pixels
         assert union().detect(shown) == []
     assert len(fresh(portrait).faces) == 1
+
+
+@pytest.mark.parametrize(("profile", "stays"), [("clinical", False), ("documents", True)])
+def test_a_profile_decides_whether_writing_is_in_what_is_shown(
+    db: None, tmp_path: Path, profile: str, stays: bool
+) -> None:
+    path = tmp_path / "label.png"
+    plain = np.full((200, 320, 3), 30, np.uint8)
+    burned = written(plain, "MUELLER, Jane", (30, 40), size=24)
+    ink = (burned.astype(int) - plain > 128).any(axis=2)
+    Picture.fromarray(burned).save(path)
+    image = received(path, profile)
+
+    with database.role("worker"):
+        run(Stage.DEIDENTIFY)
+        shown = decode(storage.read(image, Form.PREVIEW)).pixels
+        stored = fresh(image)
+
+    boxes = stored.text
+    assert stored.state == State.DEIDENTIFIED
+    assert bool((shown[ink] > 60).any()) is stays
+    assert bool(boxes) is not stays
+    for box in boxes:
+        x, y, w, h = box["box"]
+        assert 0 <= x < x + w <= 320
+        assert 0 <= y < y + h <= 200
+    if not stays:
+        x, y, w, h = boxes[0]["box"]
+        assert x <= 34
+        assert x + w >= 180
 
 
 def test_a_query_image_is_covered_before_it_is_encoded(encoder: Encoder) -> None:
