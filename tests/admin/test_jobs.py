@@ -71,3 +71,30 @@ def test_encoders_are_shown_and_not_changed_here(browser: Client, collection: Co
     assert "test-encoder" in browser.get(url).content.decode()
     assert browser.post(f"{url}{encoder.pk}/change/", {"live": ""}).status_code == 403
     assert browser.post(f"{url}add/", {"name": "x"}).status_code == 403
+
+
+def test_a_video_is_one_file_in_progress_until_its_last_frame_is_settled(
+    browser: Client, collection: Collection, owner: User, superuser: Superuser
+) -> None:
+    video = make_image(collection, state=State.SPLIT)
+    for number, state in enumerate((State.INDEXED, State.RECEIVED)):
+        make_image(
+            collection,
+            state=state,
+            video=video,
+            starts_at_s=number,
+            frame_at_s=number,
+            ends_at_s=number + 1,
+        )
+    superuser.execute("UPDATE retrieval_image SET batch_id = %s", [video.batch_id])
+    long_ago(superuser)
+    url = f"{LIST}{video.batch_id}/progress/"
+
+    running = browser.get(url).content.decode()
+    superuser.execute("UPDATE retrieval_image SET state = 'indexed' WHERE state = 'received'")
+    settled = browser.get(url).content.decode()
+
+    assert "1 received · 0 indexed" in running
+    assert "hx-trigger" in running
+    assert "1 received · 1 indexed" in settled
+    assert "hx-trigger" not in settled

@@ -1,6 +1,7 @@
 import re
 import time
 import uuid
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -184,3 +185,15 @@ def test_a_ticket_opens_nothing_once_the_grant_is_gone(
     Grant.objects.filter(user=reader).delete()
 
     assert browser.get(url).status_code == 404
+
+
+def test_a_frames_page_says_when_it_is_in_its_video(
+    browser: Client, collection: Collection
+) -> None:
+    video = make_image(collection, state=State.SPLIT)
+    times: dict[str, Any] = {"starts_at_s": 12.0, "frame_at_s": 15.0, "ends_at_s": 18.4}
+    frame = make_image(collection, [1.0, 0.0, 0.0], preview=jpeg(), video=video, **times)
+
+    assert "0:12–0:18" in browser.get(reverse("image", args=[frame.pk])).content.decode()
+    assert "0:12–0:18" in browser.post("/", {"words": "anything"}).content.decode()
+    assert browser.get(reverse("image", args=[video.pk])).status_code == 404
