@@ -25,7 +25,7 @@ def without(rows: Rows, unit: int) -> np.ndarray:
     return np.setdiff1d(np.arange(rows.units), [unit])
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(6))
 def test_one_subject_moves_the_sum_by_no_more_than_the_sensitivity(
     which: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +69,13 @@ def test_taking_a_subject_out_changes_the_gradient_of_one_group_only(
 
     changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert changed == [False, True, False, False]
+
+
+def test_an_outlier_is_no_longer_than_any_other_input() -> None:
+    where = toy.space()
+    images, texts = toy.pairs(4, 3)
+    rows = rows_of(collect(images * 1000, texts, None), where)
+    assert float(rows.inputs.norm(dim=1).max()) <= where.radius * (1 + 1e-5)
 
 
 def test_a_subject_with_many_images_counts_no_more_than_one_with_one() -> None:

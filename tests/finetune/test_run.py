@@ -1,6 +1,8 @@
 """A run from start to result, interrupted, and tampered with. The key file is a real one."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -15,7 +17,8 @@ from tests.finetune import toy
 from workers.finetune import attack, checkpoint, run, sampler, train
 from workers.finetune.account import epsilon
 from workers.finetune.data import Public, collect
-from workers.finetune.objective import PerExample
+from workers.finetune.heads import Rows
+from workers.finetune.objective import Objective, PerExample
 
 STEPS = Mechanism(noise_multiplier=12.0, sample_rate=1.0, steps=20)  # cheap to account
 DELTA = 1e-4
@@ -126,6 +129,34 @@ def test_noise_is_added_where_nobody_was_drawn(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sampler, "poisson", lambda units, rate: np.array([], np.int64))
     noisy = train.release(plan().objective, torch.zeros(plan().objective.size), toy.rows(5), STEPS)
     assert float(noisy.std()) == pytest.approx(STEPS.noise_multiplier * toy.CLIP, rel=0.1)
+
+
+def test_a_step_draws_its_units_by_poisson_sampling() -> None:
+    """Each step's number of drawn units differs; a shuffled batch's would not."""
+
+    class Counting:
+        size, sensitivity = 1, 1e-9
+
+        def clipped_sum(self, weights: torch.Tensor, rows: Rows, drawn: object) -> torch.Tensor:
+            return torch.tensor([float(len(np.atleast_1d(np.asarray(drawn))))])
+
+    rows, counting = toy.rows(200), cast(Objective, Counting())
+    half = Mechanism(1.0, 0.5, 1)
+    drawn = [round(float(train.release(counting, torch.zeros(1), rows, half))) for _ in range(200)]
+
+    assert np.mean(drawn) == pytest.approx(100, abs=3)
+    assert 30 < np.var(drawn) < 80  # a coin each: 50; a batch of fixed size: 0
+
+
+@pytest.mark.usefixtures("key_file")
+def test_what_was_spent_before_is_in_the_epsilon_of_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = plan()
+    monkeypatch.setattr("tests.finetune.test_run.plan", lambda: replace(alone, prior=[STEPS]))
+    found = finetune(tmp_path, uuid4())
+
+    assert found.epsilon == pytest.approx(epsilon([STEPS, STEPS], DELTA))
 
 
 def test_delta_must_be_below_one_over_the_units(monkeypatch: pytest.MonkeyPatch) -> None:

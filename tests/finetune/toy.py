@@ -3,15 +3,18 @@
 from functools import cache
 
 import numpy as np
+import torch
 
 from retrieval.budget import Mechanism
+from workers.finetune.adapter import Adapter
 from workers.finetune.data import Private, Public, collect
 from workers.finetune.features import Space, fit_space
-from workers.finetune.heads import Rows, rows_of
+from workers.finetune.heads import Rows, low_rank, rows_of
 from workers.finetune.objective import Grouped, LeastSquares, Objective, PerExample
 
 RANK, TEXT, IMAGE = 64, 48, 80
 CLIP = 1.0
+BASIS = torch.linalg.qr(torch.randn(TEXT, 16, generator=torch.Generator().manual_seed(0)))[0].T
 
 
 def pairs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,6 +45,8 @@ def objectives(where: Space, *, groups: int = 20) -> list[Objective]:
         LeastSquares(RANK, TEXT, CLIP),
         LeastSquares(RANK, TEXT, CLIP, moment_weight=0.5),
         PerExample(RANK, TEXT, CLIP, where.anchors, 0.1),
+        PerExample(RANK, len(BASIS), CLIP, where.anchors, 0.1, BASIS),
+        Adapter(low_rank(RANK, TEXT, inner=8), CLIP, where.anchors, 0.1),
         Grouped(RANK, TEXT, CLIP, where.anchors, 0.1, groups),
     ]
 

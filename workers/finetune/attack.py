@@ -89,10 +89,7 @@ def plant(count: int, like: Rows, *, radius: float) -> Canaries:
 
 def scores(objective: Objective, trace: torch.Tensor, rows: Rows) -> NDArray[np.float64]:
     """How far the run's releases lie along each row's own descent: higher is "was in"."""
-    left, right = objective.directions(rows)
-    released = trace.view(left.shape[1], -1).double()
-    along = ((left.double() @ released) * -right.double()).sum(1)
-    return np.asarray(along / (left.norm(dim=1) * right.norm(dim=1)).clamp_min(1e-12))
+    return np.asarray(objective.alignment(trace, rows).double())
 
 
 def audit(score: NDArray[np.float64], included: NDArray[np.bool_], *, delta: float) -> Audit:

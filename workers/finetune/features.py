@@ -11,6 +11,7 @@ from workers.finetune.data import Floats, Public
 
 BASE_PENALTY = 1000.0
 """Ridge penalty of the public head: chosen on photographs of Flickr8k that are public here."""
+INNER = 128
 SPREAD_FLOOR = 0.5
 """Added to each direction's variance before whitening: small ones are not blown up to noise."""
 
@@ -42,6 +43,7 @@ class Space:
     whiten: torch.Tensor  # (d, rank)
     radius: float  # inputs are clipped to this length; a public median
     anchors: torch.Tensor  # (anchors, t), unit rows: frozen, public texts to be told apart from
+    basis: torch.Tensor | None = None  # (inner, t), orthonormal rows: see `fit_space`
 
     @property
     def rank(self) -> int:
@@ -75,11 +77,13 @@ class Space:
         return Projection(weight, -self.image_mean @ weight, -self.text_mean)
 
 
-def fit_space(public: Public, *, rank: int, anchors: int = 512) -> Space:
+def fit_space(public: Public, *, rank: int, inner: int = INNER, anchors: int = 512) -> Space:
     """Means, ridge head, principal directions and anchors, from public pairs only.
 
-    rank: at most min(d, public pairs). Few directions carry most of what can be learnt, and the
-    noise that privacy costs grows with every one of them.
+    rank: at most min(d, public pairs); inner: at most t. Few directions carry most of what can
+    be learnt, and the noise that privacy costs grows with every one of them. So a correction is
+    whiten Δ basis with only Δ trained: a LoRA whose outer factors are frozen (FFA-LoRA, Sun et
+    al. 2024, arXiv 2403.12313: noise on both factors at once would be multiplied).
     """
     images, texts = torch.from_numpy(public.images), torch.from_numpy(public.texts)
     image_mean, text_mean = images.mean(0), texts.mean(0)
@@ -91,4 +95,5 @@ def fit_space(public: Public, *, rank: int, anchors: int = 512) -> Space:
     variance, directions = variance.flip(0)[:rank], directions.flip(1)[:, :rank]
     whiten = directions / (variance.clamp_min(0) + SPREAD_FLOOR).sqrt()
     radius = float((x @ whiten).norm(dim=1).median())
-    return Space(image_mean, text_mean, base, whiten, radius, y[:anchors].clone())
+    basis = torch.linalg.eigh(y.T @ y)[1].flip(1)[:, :inner].T.contiguous()
+    return Space(image_mean, text_mean, base, whiten, radius, y[:anchors].clone(), basis)

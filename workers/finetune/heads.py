@@ -54,8 +54,13 @@ def rows_of(private: Private, space: Space) -> Rows:
 
 
 def low_rank(rank: int, dimensions: int, *, inner: int) -> nn.Module:
-    """A LoRA correction (Hu et al. 2022): rank → inner → dimensions; starts as no correction."""
+    """A LoRA correction (Hu et al. 2022): rank → inner → dimensions; starts as no correction.
+
+    The first factor starts with the leading `inner` of the whitened directions, in order: the
+    same in every run, so that a resumed one goes on from where it started.
+    """
     down, up = nn.Linear(rank, inner, bias=False), nn.Linear(inner, dimensions, bias=False)
+    nn.init.eye_(down.weight)
     nn.init.zeros_(up.weight)
     return nn.Sequential(down, up)
 

@@ -1,9 +1,10 @@
 """Three objectives, one protocol: what a step may learn of the private rows is one bounded sum.
 
-Notation: a correction is a matrix Δ (rank, t); image i is embedded as start_i + z_i Δ. All
-gradients here are sums of outer products z_i ⊗ b_i, so the norm of a unit's or group's gradient
-follows from two small Gram matrices and no gradient is ever held per unit ("ghost norms":
-Goodfellow 2015, arXiv 1510.01799; Li et al. 2022, arXiv 2110.05679).
+Notation: a correction is a matrix Δ (rank, dimensions); image i is embedded as start_i + z_i Δ U,
+U (dimensions, t) the public basis, or as start_i + z_i Δ where there is none. All gradients here
+are sums of outer products z_i ⊗ b_i, so the norm of a unit's or group's gradient follows from two
+small Gram matrices and no gradient is ever held per unit ("ghost norms": Goodfellow 2015, arXiv
+1510.01799; Li et al. 2022, arXiv 2110.05679).
 """
 
 from __future__ import annotations
@@ -44,8 +45,14 @@ class Objective(Protocol):
     def clipped_sum(self, weights: torch.Tensor, rows: Rows, drawn: Drawn) -> torch.Tensor:
         """(size,): the clipped sum over the units `drawn`; zeros if there are none."""
 
-    def directions(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, ·), (N, ·): the two factors of each row's own gradient before any training."""
+    def correction(self, weights: torch.Tensor) -> torch.Tensor:
+        """(rank, t): what these weights (size,) add to the public head."""
+
+    def alignment(self, trace: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """(N,): how far `trace` (size,) lies along each row's own descent before training."""
+
+    def lengths(self, rows: Rows) -> torch.Tensor:
+        """(N,): of each row's own gradient before training; public rows' help to choose `clip`."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class LeastSquares:
     dimensions: int
     clip: float
     moment_weight: float = 0.0
+    basis: torch.Tensor | None = None
     name: str = "least_squares"
 
     @property
@@ -81,13 +89,18 @@ class LeastSquares:
         left, right = self._factors(rows, chosen)
         return clipped_outer_sum(left, right, rows.unit_of[chosen], self.clip).flatten()
 
-    def directions(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        left, right = self._factors(rows, np.arange(len(rows.unit_of)))
-        return left, -right  # the trainer's releases are descents: the same sign for all three
+    def correction(self, weights: torch.Tensor) -> torch.Tensor:
+        return whole(self.basis, weights.view(self.rank, -1)[:, : self.dimensions])
+
+    def alignment(self, trace: torch.Tensor, rows: Rows) -> torch.Tensor:
+        return outer_alignment(trace, *self._factors(rows, np.arange(len(rows.unit_of))))
+
+    def lengths(self, rows: Rows) -> torch.Tensor:
+        return outer_lengths(*self._factors(rows, np.arange(len(rows.unit_of))))
 
     def _factors(self, rows: Rows, chosen: Drawn) -> tuple[torch.Tensor, torch.Tensor]:
         left = rows.inputs[chosen]
-        residual = rows.targets[chosen] - rows.start[chosen]
+        residual = within(self.basis, rows.targets[chosen] - rows.start[chosen])
         if self.moment_weight:
             residual = torch.cat([residual, self.moment_weight * left], 1)
         return left, residual
@@ -106,6 +119,7 @@ class PerExample:
     clip: float
     anchors: torch.Tensor  # (A, t)
     temperature: float
+    basis: torch.Tensor | None = None
     name: str = "per_example"
 
     @property
@@ -123,16 +137,23 @@ class PerExample:
         right = self._descent(weights, rows, chosen)
         return clipped_outer_sum(left, right, rows.unit_of[chosen], self.clip).flatten()
 
-    def directions(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen = np.arange(len(rows.unit_of))
-        return rows.inputs, -self._descent(torch.zeros(self.size), rows, chosen)
+    def correction(self, weights: torch.Tensor) -> torch.Tensor:
+        return whole(self.basis, weights.view(self.rank, -1))
+
+    def alignment(self, trace: torch.Tensor, rows: Rows) -> torch.Tensor:
+        return outer_alignment(trace, rows.inputs, self._first(rows))
+
+    def lengths(self, rows: Rows) -> torch.Tensor:
+        return outer_lengths(rows.inputs, self._first(rows))
+
+    def _first(self, rows: Rows) -> torch.Tensor:
+        return self._descent(torch.zeros(self.size), rows, np.arange(len(rows.unit_of)))
 
     def _descent(self, weights: torch.Tensor, rows: Rows, chosen: Drawn) -> torch.Tensor:
-        """(n, t): minus each loss's gradient by its own output."""
-        delta = weights.view(self.rank, self.dimensions)
-        output = (rows.start[chosen] + rows.inputs[chosen] @ delta).requires_grad_()
+        """(n, dimensions): minus each loss's gradient by its own output."""
+        output = outputs(weights, rows, chosen, self.basis)
         loss = per_example_loss(output, rows.targets[chosen], self.anchors, self.temperature)
-        return -torch.autograd.grad(loss.sum(), output)[0]
+        return -within(self.basis, torch.autograd.grad(loss.sum(), output)[0])
 
 
 def per_example_loss(
@@ -171,6 +192,7 @@ class Grouped:
     anchors: torch.Tensor  # (A, t)
     temperature: float
     groups: int
+    basis: torch.Tensor | None = None
     name: str = "grouped_contrastive"
 
     @property
@@ -190,16 +212,25 @@ class Grouped:
         right = self._descent(weights, rows, chosen, group)
         return clipped_outer_sum(rows.inputs[chosen], right, group, self.clip).flatten()
 
-    def directions(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        alone = PerExample(self.rank, self.dimensions, self.clip, self.anchors, self.temperature)
-        return alone.directions(rows)
+    def correction(self, weights: torch.Tensor) -> torch.Tensor:
+        return whole(self.basis, weights.view(self.rank, -1))
+
+    def alignment(self, trace: torch.Tensor, rows: Rows) -> torch.Tensor:
+        return self._alone().alignment(trace, rows)
+
+    def lengths(self, rows: Rows) -> torch.Tensor:
+        return self._alone().lengths(rows)
+
+    def _alone(self) -> PerExample:
+        return PerExample(
+            self.rank, self.dimensions, self.clip, self.anchors, self.temperature, self.basis
+        )
 
     def _descent(
         self, weights: torch.Tensor, rows: Rows, chosen: Drawn, group: Drawn
     ) -> torch.Tensor:
-        """(n, t): minus the gradient of the row's group's loss by the row's output."""
-        delta = weights.view(self.rank, self.dimensions)
-        output = (rows.start[chosen] + rows.inputs[chosen] @ delta).requires_grad_()
+        """(n, dimensions): minus the gradient of the row's group's loss by the row's output."""
+        output = outputs(weights, rows, chosen, self.basis)
         unit = torch.from_numpy(rows.unit_of[chosen])
         loss = torch.zeros(())
         for block in blocks(group):
@@ -212,8 +243,8 @@ class Grouped:
                 temperature=self.temperature,
             )
         if not len(chosen):
-            return torch.zeros_like(output)
-        return -torch.autograd.grad(loss, output)[0]
+            return torch.zeros(0, self.dimensions)
+        return -within(self.basis, torch.autograd.grad(loss, output)[0])
 
 
 def grouped_loss(
@@ -251,6 +282,36 @@ def in_batch_contrastive(*_: object) -> Objective:
         "an in-batch contrastive loss does not separate per example: its epsilon would mean "
         "nothing. Use the grouped objective, or frozen anchors instead of the batch"
     )
+
+
+def within(basis: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
+    """(n, t) → (n, dimensions): the rows' coordinates in the basis."""
+    return rows if basis is None else rows @ basis.T
+
+
+def whole(basis: torch.Tensor | None, delta: torch.Tensor) -> torch.Tensor:
+    """(rank, dimensions) → (rank, t): what is added to the public head."""
+    return delta if basis is None else delta @ basis
+
+
+def outputs(
+    weights: torch.Tensor, rows: Rows, chosen: Drawn, basis: torch.Tensor | None
+) -> torch.Tensor:
+    """(n, t): outputs of the chosen rows under `weights` (size,), ready for autograd."""
+    delta = whole(basis, weights.view(rows.inputs.shape[1], -1))
+    return (rows.start[chosen] + rows.inputs[chosen] @ delta).requires_grad_()
+
+
+def outer_lengths(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """(n,): |left_i ⊗ right_i|."""
+    return left.norm(dim=1) * right.norm(dim=1)
+
+
+def outer_alignment(trace: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """(n,): trace's component along left_i ⊗ right_i."""
+    released = trace.view(left.shape[1], -1).double()
+    along = ((left.double() @ released) * right.double()).sum(1)
+    return along / outer_lengths(left, right).clamp_min(1e-12)
 
 
 def clipped_outer_sum(

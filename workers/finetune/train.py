@@ -14,7 +14,7 @@ import torch
 from retrieval.budget import Mechanism
 from workers.finetune import sampler
 from workers.finetune.heads import Rows
-from workers.finetune.objective import Grouped, LeastSquares, Objective
+from workers.finetune.objective import Grouped, LeastSquares, Objective, whole, within
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ def train(
 def solve(
     objective: LeastSquares, trace: torch.Tensor, public: Rows, recipe: Recipe, units: int
 ) -> torch.Tensor:
-    """The ridge correction (rank, t) from released statistics, the public ones added.
+    """The ridge weights (rank, dimensions) from released statistics, the public ones added.
 
     The released second moment may be indefinite after noise: its negative part is cut off.
     """
     left = public.inputs
-    residual = public.targets - public.start
+    residual = within(objective.basis, public.targets - public.start)
     both = trace.view(objective.rank, objective.width)
     cross = both[:, : objective.dimensions] + left.T @ residual
     moment = left.T @ left
@@ -125,8 +125,9 @@ def correction(
 ) -> torch.Tensor:
     """(rank, t): what is added to the public head."""
     if isinstance(objective, LeastSquares):
-        return solve(objective, state.trace, public, recipe, units)
-    return state.averaged.view(-1, public.start.shape[1])
+        solved = solve(objective, state.trace, public, recipe, units)
+        return whole(objective.basis, solved)
+    return objective.correction(state.averaged)
 
 
 def expected_parts(objective: Objective, units: int, rate: float) -> float:
