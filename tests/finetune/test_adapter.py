@@ -1,5 +1,7 @@
 """Opacus' hooks against our closed form, and what no hook can make private."""
 
+from typing import cast
+
 import pytest
 import torch
 from opacus import GradSampleModule
@@ -16,7 +18,7 @@ from workers.finetune.heads import low_rank
 from workers.finetune.objective import PerExample, per_example_loss
 
 
-def plain() -> nn.Module:
+def plain() -> nn.Linear:
     matrix = nn.Linear(toy.RANK, toy.TEXT, bias=False)
     nn.init.zeros_(matrix.weight)
     return matrix
@@ -35,11 +37,11 @@ def test_the_closed_form_clips_as_opacus_does_with_one_image_per_subject() -> No
     weights = torch.randn(toy.RANK * toy.TEXT, generator=torch.Generator().manual_seed(1)) / 50
     module = plain()
     with torch.no_grad():
-        module.weight.copy_(weights.view(toy.RANK, toy.TEXT).T)
+        module.weight.copy_(weights.view(toy.RANK, toy.TEXT).mT)
     hooked = GradSampleModule(module, loss_reduction="sum")
     output = rows.start + hooked(rows.inputs)
-    per_example_loss(output, rows.targets, where.anchors, 0.1).sum().backward()
-    gradient = module.weight.grad_sample
+    torch.autograd.backward(per_example_loss(output, rows.targets, where.anchors, 0.1).sum())
+    gradient = cast(torch.Tensor, vars(module.weight)["grad_sample"])
     norm = gradient.flatten(1).norm(dim=1)
     by_opacus = torch.einsum("n,nij->ij", (toy.CLIP / (norm + 1e-6)).clamp(max=1), gradient)
 

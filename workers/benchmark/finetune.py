@@ -24,9 +24,7 @@ def tables(setting: Setting) -> Iterator[Table]:
     if not (folder / "train.zip").is_file():
         raise QueriesUnreadable("private fine-tuning is measured on flickr8k (--data)")
     with tempfile.TemporaryDirectory() as cache:
-        train, val = (
-            flickr8k.load(folder, split, 1, Path(cache)) for split in ("train", "val")
-        )
+        train, val = (flickr8k.load(folder, split, 1, Path(cache)) for split in ("train", "val"))
     images, texts = _pairs(train)
     asked = train.owner < PUBLIC
     found = experiment.table(

@@ -78,10 +78,12 @@ class Adapter:
 
     def alignment(self, trace: torch.Tensor, rows: Rows) -> torch.Tensor:
         first = self._first(rows).double()
-        return first @ trace.double() / first.norm(dim=1).clamp_min(1e-12)
+        found: torch.Tensor = first @ trace.double() / first.norm(dim=1).clamp_min(1e-12)
+        return found
 
     def lengths(self, rows: Rows) -> torch.Tensor:
-        return self._first(rows).norm(dim=1)
+        found: torch.Tensor = torch.linalg.vector_norm(self._first(rows), dim=1)
+        return found
 
     def _first(self, rows: Rows) -> torch.Tensor:
         return self._descents(torch.zeros(self.size), rows, np.arange(len(rows.unit_of)))
@@ -97,7 +99,8 @@ class Adapter:
         """(n, size): minus each row's own gradient, all parameters in one vector."""
         hooked = GradSampleModule(self._at(weights), loss_reduction="sum")
         output = rows.start[chosen] + hooked(rows.inputs[chosen])
-        self.loss(output, rows.targets[chosen], self.anchors, self.temperature).sum().backward()
+        losses = self.loss(output, rows.targets[chosen], self.anchors, self.temperature)
+        torch.autograd.backward(losses.sum())
         trained = [part for part in hooked.parameters() if part.requires_grad]
         return -torch.cat([part.grad_sample.flatten(1) for part in trained], 1)
 

@@ -30,7 +30,7 @@ SEEDS = 3
 RANK = 128
 STEPS = 8
 TEMPERATURE = 0.07
-PARTS, REHEARSALS = 4, 2  # the public pairs are cut into so many, and chosen on so often
+PARTS, REHEARSALS = 5, 2  # the public pairs are cut into so many, and chosen on so often
 SHORT, LONG = 0.1, 0.9  # clip where so large a share of the public gradients is shorter
 
 # What is chosen from: (share of gradients shorter than the clip, rate; or penalty per unit).
@@ -138,9 +138,10 @@ def _settings(name: str) -> list[Setting]:
 
 
 def _rehearsal(public: Public, captions: Floats, owner: NDArray[np.int64], fold: int) -> Split:
-    """One part of the public pairs is searched, the next stands for the private ones."""
-    part = np.arange(len(public.images)) * PARTS // len(public.images)
-    searched, trained = part == fold, part == (fold + 1) % PARTS
+    """One part of the public pairs is searched; half of the others stands for the private ones."""
+    row = np.arange(len(public.images))
+    searched = row * PARTS // len(row) == fold
+    trained = ~searched & (row % 2 == 0)
     rest = ~searched & ~trained
     asked = searched[owner]
     return split(

@@ -304,14 +304,16 @@ def outputs(
 
 def outer_lengths(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """(n,): |left_i ⊗ right_i|."""
-    return left.norm(dim=1) * right.norm(dim=1)
+    found: torch.Tensor = left.norm(dim=1) * right.norm(dim=1)
+    return found
 
 
 def outer_alignment(trace: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """(n,): trace's component along left_i ⊗ right_i."""
     released = trace.view(left.shape[1], -1).double()
     along = ((left.double() @ released) * right.double()).sum(1)
-    return along / outer_lengths(left, right).clamp_min(1e-12)
+    found: torch.Tensor = along / outer_lengths(left, right).clamp_min(1e-12)
+    return found
 
 
 def clipped_outer_sum(

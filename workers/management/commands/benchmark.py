@@ -24,6 +24,7 @@ _DEFAULT_DATA = "../shared/data"
 BENCHMARKS = {
     "deidentify": "workers.benchmark.deidentify",
     "encode": "workers.benchmark.encode",
+    "finetune": "workers.benchmark.finetune",
 }
 
 
