@@ -13,16 +13,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
-from retrieval import budget, certificates, index, keys
-from retrieval.models import Certificate, Collection, EncoderVersion, Kind, Reservation, Work
+from retrieval import access, budget, certificates, index, keys
+from retrieval.models import (
+    Certificate,
+    Collection,
+    EncoderVersion,
+    Kind,
+    Purpose,
+    Reservation,
+    Subject,
+    Work,
+)
 from tests import database
-from tests.factories import make_collection, make_image, make_user, png
+from tests.factories import make_collection, make_image, make_user, operator, png
 from tests.retrieval.test_budget import make_officer
 from tests.web.conftest import Log, Superuser, log
-from workers import tasks
+from workers import stages, tasks
 from workers.encode import registry
 from workers.encode.encoder import NoTextTower, Pixels, Vectors
 from workers.finetune import attack, private, residual, train
+from workers.finetune.collection import gather, read_words
 
 __all__ = ["log"]
 
@@ -57,7 +67,8 @@ def unit(rows: np.ndarray) -> Vectors:
 
 def as_colour(text: str) -> np.ndarray:
     numbers = [int(word) for word in text.split() if word.isdigit()]
-    return np.asarray(numbers[:3] or [len(text) * 7 % 256, ord(text[-1]), ord(text[0])], float)
+    by_letters = [len(text) * 7 % 256, ord(text[-1]), ord(text[0])]
+    return np.asarray(numbers[:3] if len(numbers) > 2 else by_letters, float)
 
 
 @pytest.fixture
@@ -151,6 +162,8 @@ def test_a_private_encoder_is_trained_certified_filled_switched_to_and_rolled_ba
     encode_all_due()
     call_command("encoder", "switch", "better", stdout=io.StringIO())
     assert index.live_encoder() == better
+    query = stages.encode_query("10 200 30", "", b"")
+    assert (query.encoder, query.words is None) == ("better", False)
     registry._loaded.pop(("better", better.source, better.digest))
     loaded = registry.load("better", source=better.source, digest=better.digest)
     assert np.array_equal(loaded.encode_texts(["1 2 3"]), Colours().encode_texts(["1 2 3"]))
@@ -304,6 +317,33 @@ def test_an_encoder_without_words_is_refused_with_the_reason(
     monkeypatch.setattr(Colours, "encode_texts", mute)
     with pytest.raises(CommandError, match="reads images only"):
         finetune(captions)
+
+
+def test_a_subjects_images_are_one_unit_and_never_both_trained_on_and_measured(
+    collection: Collection, tmp_path: Path
+) -> None:
+    encoder, lines = Colours(), ["file\tlabel"]
+    with access.acting_as(operator(), Purpose.ADMINISTRATION):
+        subjects = [Subject(collection=collection, pseudonym=f"p{n}") for n in range(4)]
+        Subject.objects.bulk_create(subjects)
+    for number in range(10):
+        (vector,) = encoder.encode_images(torch.tensor([[number * 25.0, 10.0, 99.0]]))
+        subject = None if number == 9 else subjects[number % 4]
+        name = f"{min(number, 7)}.png"  # 7.png is the name of three
+        image = make_image(collection, vector.tolist(), name=name, subject=subject)
+        lines.append(f"{image.pk if number >= 8 else name}\tfinding {number % 3}")
+    path = tmp_path / "labels.tsv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    version = EncoderVersion.objects.get(name="colours")
+    apart = str(subjects[0].pk)
+
+    with database.role("worker"):
+        found = gather(collection.pk, version, encoder, read_words(path), is_held_out=apart.__eq__)
+
+    assert (found.private.unit, found.private.units, found.held_out_units) == ("subject", 3, 1)
+    assert len(found.private.images) == 5  # 1 and 5, 2 and 6, 3: 7.png is anybody's
+    assert len(found.held_out.images) == 3  # 0, 4 and 8 by its id
+    assert (found.without_subject, found.without_words, found.ambiguous) == (1, 1, 1)
 
 
 def test_every_objective_starts_from_the_encoder_as_it_is() -> None:
