@@ -34,7 +34,9 @@ PARTS, REHEARSALS = 5, 2  # the public pairs are cut into so many, and chosen on
 SHORT, LONG = 0.1, 0.9  # clip where so large a share of the public gradients is shorter
 
 # What is chosen from: (share of gradients shorter than the clip, rate; or penalty per unit).
-STEPPING = ((SHORT, 0.05), (SHORT, 0.15), (SHORT, 0.4), (LONG, 0.2), (LONG, 0.8))
+STEPPING = tuple(
+    [(SHORT, rate) for rate in (0.05, 0.15, 0.25, 0.4)] + [(LONG, rate) for rate in (0.2, 0.4, 0.8)]
+)
 WHOLE = ((SHORT, 3e-5), (SHORT, 1e-3), (SHORT, 0.1), (SHORT, 0.4))
 SOLVING = tuple((SHORT, penalty) for penalty in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0))
 
