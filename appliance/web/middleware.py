@@ -111,6 +111,10 @@ RECORDED_BEFORE: Final = ("thumbnail", "admin:retrieval_image_thumbnail")
 """Part of an answer that is on the log already, and opened by its ticket only."""
 
 
+DENIALS: Final = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+"""A conflict too: it says that the image is there."""
+
+
 class EveryAnswerIsRecordedMiddleware:
     """What a view handed out and nobody put on the log is put on it here, or not handed out.
 
@@ -158,7 +162,7 @@ def _tells_something(request: HttpRequest, response: HttpResponseBase) -> bool:
     if response.status_code < HTTPStatus.MULTIPLE_CHOICES:
         return True
     known = isinstance(request.user, User)
-    denied = response.status_code in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+    denied = response.status_code in DENIALS
     return known and (response.status_code < HTTPStatus.BAD_REQUEST or denied)
 
 

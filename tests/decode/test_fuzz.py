@@ -17,7 +17,8 @@ from workers.decode import sandbox, wire
 from workers.decode.sandbox import decode
 
 ANSWER_S = 5.0
-KNOWN = {*wire.MEDIA_TYPES, media.ZIP}
+VIDEOS = {"video/mp4", "video/webm", "video/x-msvideo"}
+KNOWN = {*wire.MEDIA_TYPES, *VIDEOS, media.ZIP}
 SEEDS = mutations.seeds()
 ASTRONAUT = samples.picture("astronaut.png")
 
