@@ -37,7 +37,10 @@ class AttackResult:
 
 @dataclass(frozen=True)
 class Statement:
-    """What the trainer says of its run. Digests are SHA-256, hex; utility is metric → value."""
+    """What the trainer says of its run. Digests are SHA-256, hex; utility is metric → value.
+
+    data_digest: keyed with the appliance's key file, as it is of private data.
+    """
 
     data_digest: str
     sampler: str

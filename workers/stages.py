@@ -5,12 +5,13 @@ again, and all that the rest of the appliance ever sees.
 """
 
 import logging
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from retrieval import access, frames, index, outbox, storage
-from retrieval.errors import NeedsReview, Reason, Rejected
+from retrieval import access, certificates, frames, index, outbox, storage
+from retrieval.errors import ModelRefused, NeedsReview, Reason, Rejected
 from retrieval.models import (
     Collection,
     EncoderVersion,
@@ -37,7 +38,7 @@ from workers.deidentify.reviewed import boxes_of, cover_reviewed, rows_of
 from workers.deidentify.verdict import Boxes, Deidentified, Profile, detectors_for, still_found
 from workers.deidentify.verdict import deidentify as deidentify_pixels
 from workers.encode.encoder import Encoder, Pixels
-from workers.encode.registry import EMBEDDED, load
+from workers.encode.registry import EMBEDDED, is_private_head, load
 
 log = logging.getLogger("cloister.stages")
 
@@ -232,7 +233,15 @@ def warm_up() -> None:
 
 
 def encoder_of(version: EncoderVersion) -> Encoder:
-    """The encoder behind a row, kept warm in this process. Raises ModelRefused."""
+    """The encoder behind a row, kept warm in this process. Raises ModelRefused.
+
+    Asked at every use, as the row may have been changed past `index.switch`: one that learned
+    from images has a valid certificate, whatever its row says of its origin.
+    """
+    certificates.require_certified(version)
+    is_head = bool(version.source) and is_private_head(Path(version.source))
+    if is_head and not version.learned_from_images:
+        raise ModelRefused(f"encoder {version.pk} learned from images and its row denies it")
     return load(version.name, source=version.source or None, digest=version.digest)
 
 

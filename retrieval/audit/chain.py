@@ -20,7 +20,8 @@ class Verification:
 
     `last_possible` is another number where only a head speaks against the entries: the first wrong
     one is among `first_wrong` to `last_possible`. `checkpoint` is the size of the largest
-    outside checkpoint that was held against the log (0: none).
+    outside checkpoint that was held against the log (0: none). Not `complete`: the entries are
+    of the log, and others may have been left out.
     """
 
     entries: int
@@ -30,6 +31,7 @@ class Verification:
     checkpoint: int = 0
     root: bytes = b""
     last_possible: int | None = None
+    complete: bool = True
 
     @property
     def holds(self) -> bool:

@@ -77,6 +77,8 @@ def verify_export(lines: Iterable[str], key: Ed25519PublicKey, outside: Outside)
 
 def _verify_part(documents: Iterator[Any], own: Checkpoint, outside: Outside) -> Verification:
     """Each entry by its proof, and by the hash that was kept of it outside."""
+    if outside.tree.size < outside.size and outside.checkpoints[-1].root != own.root:
+        raise CheckpointInvalid("a part is held against a folder of checkpoints, not against one")
     count, last, previous = 0, 0, GENESIS
     for document in documents:
         entry = Entry.from_document(document)
@@ -91,9 +93,11 @@ def _verify_part(documents: Iterator[Any], own: Checkpoint, outside: Outside) ->
         elif number <= outside.tree.size and leaf != outside.tree.leaf(number - 1):
             problem = "it is not the entry that the checkpoint was signed over"
         if problem:
-            return Verification(count, previous, number, problem, own.size, own.root)
+            return Verification(
+                count, previous, number, problem, own.size, own.root, complete=False
+            )
         count, last, previous = count + 1, number, entry.entry_hash
-    return Verification(count, previous, None, "", own.size, own.root)
+    return Verification(count, previous, None, "", own.size, own.root, complete=False)
 
 
 def _proof_of(document: Any) -> list[bytes]:

@@ -42,16 +42,19 @@ class Outside:
 def configured() -> Outside:
     """What the appliance keeps in CLOISTER_CHECKPOINTS; nothing before the first checkpoint."""
     folder: Path = settings.CLOISTER_CHECKPOINTS
-    return load(folder, keys.public_key()) if folder.exists() else Outside()
+    return _of_folder(folder, None, keys.public_key())
 
 
 def load(path: Path, key: Ed25519PublicKey) -> Outside:
     """What `path`, a folder or one checkpoint's file, holds. Every signature is checked.
 
-    Raises CheckpointInvalid where something is not as the appliance wrote it.
+    Raises CheckpointInvalid where something is not as the appliance wrote it, or nothing is there.
     """
     if path.is_dir():
-        return _of_folder(path, None, key)
+        outside = _of_folder(path, None, key)
+        if not outside.checkpoints:
+            raise CheckpointInvalid("that folder holds no checkpoint")
+        return outside
     checkpoint = notes.read(_text(path), key)
     if path.with_suffix(".leaves").exists() and path.stem == _name(checkpoint.size):
         return _of_folder(path.parent, checkpoint.size, key)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -17,7 +17,7 @@ from tests.finetune import toy
 from workers.finetune import attack, checkpoint, run, sampler, train
 from workers.finetune.account import epsilon
 from workers.finetune.data import Public, collect
-from workers.finetune.heads import Rows
+from workers.finetune.heads import Rows, rows_of
 from workers.finetune.objective import Objective, PerExample
 
 STEPS = Mechanism(noise_multiplier=12.0, sample_rate=1.0, steps=20)  # cheap to account
@@ -77,6 +77,25 @@ def test_a_result_carries_what_the_certificate_needs(tmp_path: Path) -> None:
     assert found.audit.epsilon_at_least <= found.epsilon
     assert 0 <= found.membership.auc <= 1
     assert not list(tmp_path.glob("*.training"))
+
+
+@pytest.mark.usefixtures("key_file")
+def test_canaries_are_made_to_the_measure_of_public_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted: list[attack.Canaries] = []
+    honest = attack.plant
+
+    def watched(*arguments: Any, **options: Any) -> attack.Canaries:
+        planted.append(honest(*arguments, **options))
+        return planted[-1]
+
+    monkeypatch.setattr(attack, "plant", watched)
+    finetune(tmp_path, uuid4())
+
+    public = rows_of(collect(*toy.pairs(200, 1), None), toy.space())
+    lengths = planted[0].rows.start.norm(dim=1)
+    assert torch.allclose(lengths, public.start.norm(dim=1).median(), rtol=1e-5)
 
 
 @pytest.mark.usefixtures("key_file")

@@ -174,6 +174,36 @@ def test_a_part_of_the_log_is_proven_to_be_of_it(entries: None, tmp_path: Path) 
         run("verify", "--export", path, "--public-key", key)
 
 
+def test_a_part_is_not_taken_for_the_whole_log(
+    exported: tuple[Path, Path], folder: Path, tmp_path: Path
+) -> None:
+    path, key = exported
+    (whole, *_) = path.read_text(encoding="utf-8").splitlines()
+    path.write_text(json.dumps(json.loads(whole) | {"complete": False}) + "\n", encoding="utf-8")
+
+    assert "others may have been left out" in run("verify", "--export", path, "--public-key", key)
+    told = json.loads(run("verify", "--export", path, "--public-key", key, "--json"))
+    assert (told["holds"], told["complete"]) == (True, False)
+    # A lone head of another size says nothing of single entries: it must not seem to.
+    run("checkpoint", "--output", tmp_path / "alone")
+    path.unlink()
+    run("export", "--output", path, "--since", "2020-01-01")
+    with pytest.raises(CommandError, match="against a folder"):
+        run("verify", "--export", path, "--public-key", key, "--checkpoint", tmp_path / "alone")
+
+
+def test_a_folder_that_holds_no_checkpoint_is_not_verified_against(
+    exported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "emptied").mkdir()
+    path, key = exported
+
+    with pytest.raises(CommandError, match="holds no checkpoint"):
+        run("verify", "--checkpoint", tmp_path / "emptied")
+    with pytest.raises(CommandError, match="holds no checkpoint"):
+        run("verify", "--export", path, "--public-key", key, "--checkpoint", tmp_path / "emptied")
+
+
 def test_an_export_is_on_the_log_and_for_those_who_may_read_it(
     entries: None, tmp_path: Path, superuser: Superuser
 ) -> None:

@@ -14,6 +14,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from retrieval import access, budget, certificates, index, keys
+from retrieval.errors import ModelRefused
 from retrieval.models import (
     Certificate,
     Collection,
@@ -31,8 +32,9 @@ from tests.web.conftest import Log, Superuser, log
 from workers import stages, tasks
 from workers.encode import registry
 from workers.encode.encoder import NoTextTower, Pixels, Vectors
-from workers.finetune import attack, private, residual, train
+from workers.finetune import attack, private, residual, run, train
 from workers.finetune.collection import gather, read_words
+from workers.finetune.data import Private
 
 __all__ = ["log"]
 
@@ -329,9 +331,9 @@ def test_a_subjects_images_are_one_unit_and_never_both_trained_on_and_measured(
     for number in range(10):
         (vector,) = encoder.encode_images(torch.tensor([[number * 25.0, 10.0, 99.0]]))
         subject = None if number == 9 else subjects[number % 4]
-        name = f"{min(number, 7)}.png"  # 7.png is the name of three
+        name = f"{number}.png"
         image = make_image(collection, vector.tolist(), name=name, subject=subject)
-        lines.append(f"{image.pk if number >= 8 else name}\tfinding {number % 3}")
+        lines += [f"{image.pk if number >= 8 else name}\tfinding {number % 3}"] * (number != 7)
     path = tmp_path / "labels.tsv"
     path.write_text("\n".join(lines), encoding="utf-8")
     version = EncoderVersion.objects.get(name="colours")
@@ -341,9 +343,55 @@ def test_a_subjects_images_are_one_unit_and_never_both_trained_on_and_measured(
         found = gather(collection.pk, version, encoder, read_words(path), is_held_out=apart.__eq__)
 
     assert (found.private.unit, found.private.units, found.held_out_units) == ("subject", 3, 1)
-    assert len(found.private.images) == 5  # 1 and 5, 2 and 6, 3: 7.png is anybody's
+    assert len(found.private.images) == 5  # 1 and 5, 2 and 6, 3: nothing is said of 7
     assert len(found.held_out.images) == 3  # 0, 4 and 8 by its id
-    assert (found.without_subject, found.without_words, found.ambiguous) == (1, 1, 1)
+    assert (found.without_subject, found.without_words) == (1, 1)
+
+
+def test_a_name_of_several_images_is_refused_as_one_would_take_anothers_place(
+    collection: Collection, captions: Path
+) -> None:
+    make_image(collection, [1.0] * 12, name="elsewhere/Roe-3.png")
+    with database.role("worker"), pytest.raises(CommandError, match="several images: name those"):
+        finetune(captions)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_trained_encoder_without_its_certificate_answers_nothing(
+    captions: Path, superuser: Superuser
+) -> None:
+    finetune(captions)
+    better = EncoderVersion.objects.get(name="better")
+    stages.encoder_of(better)
+
+    with pytest.raises(CommandError, match="is not imported"):
+        call_command("encoder", "import", better.source, "--name", "washed")
+    assert not EncoderVersion.objects.filter(name="washed").exists()
+
+    # As a superuser of the database changes the rows, past `index.switch`.
+    better.epsilon = better.base = None
+    with pytest.raises(ModelRefused, match="its row denies it"):
+        stages.encoder_of(better)
+    superuser.execute("DELETE FROM retrieval_certificate")
+    with pytest.raises(ModelRefused, match="no valid certificate"):
+        stages.encoder_of(EncoderVersion.objects.get(name="better"))
+
+
+@pytest.mark.usefixtures("worker")
+def test_the_certificates_data_digest_confirms_no_guess_of_the_data(
+    captions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def watched(data: Private, *arguments: Any, **options: Any) -> run.Result:
+        seen.append(data.digest)
+        return run.finetune(data, *arguments, **options)
+
+    monkeypatch.setattr(private, "finetune", watched)
+    told = finetune(captions)
+
+    fields = json.loads(Path(told["certificate_file"]).read_text())["fields"]
+    assert fields["data_digest"] == keys.keyed_hash(seen[0], use="digests of training data")
 
 
 def test_every_objective_starts_from_the_encoder_as_it_is() -> None:

@@ -46,11 +46,16 @@ def _from_folder(name: str, source: str | None) -> Encoder:
     if source is None:
         raise ModelRefused(f"{name} names no model folder")
     folder = Path(source)
-    if (folder / "private_head.json").is_file():
+    if is_private_head(folder):
         return _private_head(name, folder)
     from workers.encode.openclip import OpenClipEncoder  # noqa: PLC0415
 
     return OpenClipEncoder(name, folder)
+
+
+def is_private_head(folder: Path) -> bool:
+    """Whether the folder's model was trained on images here: it comes with a certificate only."""
+    return (folder / "private_head.json").is_file()
 
 
 def _private_head(name: str, folder: Path) -> Encoder:

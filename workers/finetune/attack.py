@@ -72,7 +72,8 @@ def plant(count: int, like: Rows, *, radius: float) -> Canaries:
     """Mislabelled canaries in random, hence nearly orthogonal, directions.
 
     Each is as long as an input may be, and its text is the opposite of what the public head
-    would say: its gradient is large, clipped, and nobody else's.
+    would say: its gradient is large, clipped, and nobody else's. `like` are public rows: canaries
+    made to the measure of private ones would carry one unit's change into every clipped part.
     """
     generator = np.random.default_rng(int(sampler.uniform(1)[0] * 2**53))
     inputs = torch.from_numpy(generator.normal(size=(count, like.inputs.shape[1]))).float()

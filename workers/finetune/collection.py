@@ -43,7 +43,6 @@ class Gathered:
     without_words: int
     without_subject: int
     unknown: int  # names in the file of captions that no indexed image has
-    ambiguous: int  # names that several images have: nobody can tell which is meant
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,8 @@ def gather(
     """Join stored vectors of `version` with `words`, by subject; as a worker's role.
 
     is_held_out: told a unit's id; the units it names are never trained on, by any run that asks
-    the same. Raises CaptionsUnreadable where too little is left, ModelRefused where images have
-    no vector yet or the encoder reads no texts.
+    the same. Raises CaptionsUnreadable where too little is left or a name is of several images,
+    ModelRefused where images have no vector yet or the encoder reads no texts.
     """
     with access.processing(collection_id):
         vectors = index.vectors_of(collection_id, encoder=version)
@@ -104,6 +103,11 @@ def gather(
     if missing := sum(image.pk not in vectors for image in images):
         raise ModelRefused(f"{missing} images have no vector of encoder {version.pk}: fill it")
     said, unknown, ambiguous = _match([_Known(i, _names(i)) for i in images], words)
+    if ambiguous:
+        # Leaving them out would let one subject's coming take others' images from the training.
+        raise CaptionsUnreadable(
+            f"{ambiguous} names in the file are of several images: name those by path or id"
+        )
     told = [image for image in images if image.pk in said]
     chosen = [image for image in told if image.subject_id is not None or not by_subject]
     if not by_subject:
@@ -133,7 +137,6 @@ def gather(
         without_words=len(images) - len(told),
         without_subject=len(told) - len(chosen),
         unknown=unknown,
-        ambiguous=ambiguous,
     )
 
 

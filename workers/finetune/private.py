@@ -16,7 +16,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from retrieval import access, budget, certificates, index
+from retrieval import access, budget, certificates, index, keys
 from retrieval.certificates import AttackResult, Statement
 from retrieval.errors import BudgetExceeded, RunVoid
 from retrieval.models import (
@@ -172,7 +172,9 @@ def _forget(reservation: Reservation) -> None:
 
 def _statement(result: Result, base: EncoderVersion, trained: EncoderVersion) -> Statement:
     return Statement(
-        data_digest=result.data_digest,
+        # Keyed: a plain hash would tell whoever holds the certificate that a guess of the whole
+        # data, but for one unit, is right.
+        data_digest=keys.keyed_hash(result.data_digest, use="digests of training data"),
         sampler=result.sampler,
         clipping_norm=result.clip,
         accountant=result.accountant,

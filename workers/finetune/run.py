@@ -104,14 +104,16 @@ def finetune(
         raise ValueError("delta must be below one over the number of units")
     accounted = account([*plan.prior, plan.mechanism], plan.delta)
     own = rows_of(private, space)
-    state, canaries = _train(own, private, space, plan, run=run, folder=folder, resume=resume)
+    public_rows = rows_of(collect(public.images, public.texts, None), space)
+    state, canaries = _train(
+        own, private, space, plan, like=public_rows, run=run, folder=folder, resume=resume
+    )
     seen = attack.audit(
         attack.scores(plan.objective, state.trace, canaries.rows),
         canaries.included,
         delta=plan.delta,
     )
     attack.reject_if_disproved(seen, accounted.epsilon)
-    public_rows = rows_of(collect(public.images, public.texts, None), space)
     learnt = correction(plan.objective, state, public_rows, plan.recipe, private.units)
     outside = rows_of(held_out.pairs, space)
     projection = space.projection(learnt)
@@ -166,6 +168,7 @@ def _train(
     space: Space,
     plan: Plan,
     *,
+    like: Rows,
     run: UUID,
     folder: Path,
     resume: bool,
@@ -177,7 +180,7 @@ def _train(
         saved = checkpoint.load(folder, run, name)
         state, canaries, lost = saved.state, saved.canaries, saved.claimed - saved.state.done
     else:
-        canaries = attack.plant(plan.canaries, own, radius=space.radius)
+        canaries = attack.plant(plan.canaries, like, radius=space.radius)
         state, lost = begin(plan.objective), 0
     rows = own.joined(canaries.taking_part())
     parts = expected_parts(plan.objective, own.units, plan.mechanism.sample_rate)

@@ -79,7 +79,8 @@ class Command(BaseCommand):
             raise CommandError(f"entry {found.first_wrong} is wrong: {found.problem}")
         if not options["json"]:
             against = f"checkpoint {found.checkpoint}" if found.checkpoint else "its own chain only"
-            self.stdout.write(f"{found.entries} entries, the chain holds, against {against}")
+            holds = "the chain holds" if found.complete else "a part: others may have been left out"
+            self.stdout.write(f"{found.entries} entries, {holds}, against {against}")
 
     def verify_database(self, path: Path | None, key_file: Path | None) -> log.Verification:
         with services():
@@ -284,6 +285,7 @@ def as_document(found: log.Verification) -> dict[str, Any]:
         "root": found.root.hex(),
         "checkpoint": found.checkpoint or None,
         "holds": found.holds,
+        "complete": found.complete,
         "first_wrong": found.first_wrong,
         "last_possible": found.last_possible,
         "problem": found.problem or None,

@@ -5,9 +5,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import InterfaceError, OperationalError
 
 from retrieval import access, audit, index, outbox
-from retrieval.errors import CloisterError
+from retrieval.errors import CloisterError, ModelRefused
 from retrieval.models import Collection, EncoderVersion, Kind, Stage, Work
-from workers.encode.registry import load
+from workers.encode.registry import is_private_head, load
 
 
 class Command(BaseCommand):
@@ -49,6 +49,8 @@ class Command(BaseCommand):
             self.stdout.write(f"{version.name}\t{version.dimensions}\t{state}\t{version.licence}")
 
     def import_from(self, folder: Path, name: str) -> None:
+        if is_private_head(folder):
+            raise ModelRefused("what was trained on images here is not imported: it is certified")
         encoder = load(name, source=str(folder.resolve()))
         version = index.register_encoder(
             name=name,

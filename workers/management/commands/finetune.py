@@ -236,7 +236,7 @@ def _of_gathered(gathered: Any) -> str:
         f"{gathered.images} images, {gathered.private.units} units to train on,"
         f" {gathered.held_out_units} held out; left out: {gathered.without_words} images without"
         f" words, {gathered.without_subject} without a subject; names in the file that are"
-        f" unknown: {gathered.unknown}, of several images: {gathered.ambiguous}"
+        f" unknown: {gathered.unknown}"
     )
 
 
@@ -266,7 +266,6 @@ def _as_document(trained: Any, gathered: Any) -> dict[str, Any]:
         "without_words": gathered.without_words,
         "without_subject": gathered.without_subject,
         "unknown_files": gathered.unknown,
-        "ambiguous_files": gathered.ambiguous,
     }
 
 
