@@ -18,7 +18,9 @@ from retrieval import keys
 from retrieval.errors import Reason
 from tests.decode import samples
 from tests.deidentify.writing import written
+from workers.decode import stored
 from workers.decode.sandbox import decode
+from workers.deidentify.dicom import pixels
 from workers.deidentify.verdict import (
     PROFILES,
     Detectors,
@@ -165,9 +167,13 @@ def test_a_report_comes_out_as_an_object_and_no_picture(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.dcm"]
 
 
+@pytest.mark.parametrize("at_once", [32, 1])
 def test_a_later_frame_that_a_person_must_see_holds_the_whole_object_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
+    """However few frames are looked at together: a large one comes alone, and so may the last."""
+    monkeypatch.setattr(stored, "_MAX_FRAMES_AT_ONCE", at_once)
+    monkeypatch.setattr(pixels, "_LOOKED_AT_PIXELS", at_once)
     frames = deidentify_frames(np.zeros((2, 64, 64, 3), np.uint8), *clinical())
     monkeypatch.setattr(
         command,

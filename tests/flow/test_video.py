@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from tests.decode import videos
 from workers.decode import footage
 from workers.decode.footage import Stretch
-from workers.deidentify.faces import union
+from workers.deidentify.faces import Face, Pixels, union
 from workers.deidentify.film import deidentify_film
 from workers.deidentify.verdict import PROFILES, Detectors, detectors_for
 
@@ -79,3 +79,26 @@ def test_writing_that_shows_between_two_looks_is_for_a_person() -> None:
     )
 
     assert (film.verdict, film.reason, film.content) == ("review", "text_still_found", b"")
+
+
+class Lamp:
+    """A detector that finds a bright square."""
+
+    name = "lamp"
+
+    def detect(self, pixels: Pixels) -> list[Face]:
+        return [Face((100, 80, 60, 60), 0.9, "lamp")] if pixels[110, 130].min() > 200 else []
+
+
+@pytest.mark.parametrize("count", [2, 5, 10])
+def test_a_face_in_the_last_frame_alone_is_covered(count: int) -> None:
+    """After the last fifth frame no other look is due, neither before nor after covering."""
+    frames = videos.plain(count, (70, 110, 90))
+    frames[-1][80:140, 100:160] = 255
+
+    film = deidentify_film(videos.video(frames), PROFILES["photographs"], Detectors(faces=Lamp()))
+
+    assert film.verdict == "released"
+    (stretch,) = footage.all_frames(film.content)
+    assert len(stretch.frames) == count
+    assert stretch.frames[-1][80:140, 100:160].max() < 64

@@ -1,4 +1,4 @@
-"""De-identify a whole video: look at every fifth frame, cover all, write anew, look again."""
+"""De-identify a whole video: look at every fifth frame and the last, cover all, look again."""
 
 import subprocess
 import sys
@@ -45,11 +45,15 @@ def deidentify_film(content: bytes, profile: Profile, detectors: Detectors) -> F
     survey = footage.survey(content)
     height, width = survey.height, survey.width
     looks: dict[int, Boxes] = {}
-    count = 0
+    count, last = 0, None
     try:
         for count, (_, pixels) in enumerate(_frames(content), 1):
             if (count - 1) % STRIDE == 0:
                 looks[count - 1] = boxes_to_cover(pixels, profile, detectors)
+            last = pixels
+        if last is not None and count - 1 not in looks:
+            # What comes after the last fifth frame would be seen by no look.
+            looks[count - 1] = boxes_to_cover(last, profile, detectors)
     except Rejected:
         raise
     except Exception:  # noqa: BLE001 - whatever a detector raises, nothing un-redacted may leave
@@ -73,7 +77,7 @@ def _frames(content: bytes) -> Iterator[tuple[float, Pixels]]:
 def _writing(looks: dict[int, Boxes], number: int) -> Boxes:
     """Writing and codes found in the look before and after a frame: each is held that long."""
     before = number - number % STRIDE
-    near = [looks[at] for at in (before, before + STRIDE) if at in looks]
+    near = [looks[at] for at in sorted({before, min(before + STRIDE, max(looks))})]
     return Boxes(
         text=tuple(mark for boxes in near for mark in boxes.text),
         codes=tuple(mark for boxes in near for mark in boxes.codes),
@@ -86,19 +90,24 @@ def _still_shows(
     """Why what was written is for a person, if it is.
 
     Looked at midway between two looks: there a face is covered by its track alone, and writing
-    that moves has left the place it was found in.
+    that moves has left the place it was found in; and at the end. Raises Rejected DECODE_FAILED
+    where not every frame that was written can be read again.
     """
+    count = 0
     try:
-        for number, (_, pixels) in enumerate(_frames(written)):
-            if number % STRIDE == STRIDE // 2:
-                covered = covers[min(number, len(covers) - 1)]
-                left, reason = look_again(pixels[None], covered, profile, detectors)
+        for count, (_, pixels) in enumerate(_frames(written), 1):
+            if count > len(covers):
+                break
+            if (count - 1) % STRIDE == STRIDE // 2 or count == len(covers):
+                left, reason = look_again(pixels[None], covers[count - 1], profile, detectors)
                 if reason or left.faces:
                     return reason or Reason.FACE_STILL_FOUND
     except Rejected:
         raise
     except Exception:  # noqa: BLE001 - whatever a detector raises, nothing un-redacted may leave
         return Reason.DETECTOR_FAILED
+    if count != len(covers):
+        raise Rejected(Reason.DECODE_FAILED)
     return None
 
 

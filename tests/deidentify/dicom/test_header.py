@@ -267,6 +267,18 @@ def test_an_object_nested_beyond_measure_is_rejected() -> None:
         cleaned(dataset)
 
 
+def test_an_object_with_more_text_than_can_be_looked_through_is_rejected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(header, "MAX_TEXT_CHARS", 30)
+    dataset = patient()
+    dataset.StudyDescription, dataset.SeriesDescription = "knee " * 4, "foot " * 4
+
+    with pytest.raises(Rejected) as refused:
+        cleaned(dataset)
+    assert refused.value.reason is Reason.DECODE_FAILED
+
+
 def test_no_value_of_a_header_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
     dataset = patient()
     with warnings.catch_warnings(record=True):

@@ -42,6 +42,8 @@ warnings.filterwarnings("ignore", module=r"pydicom(\..*)?")
 
 MAX_ELEMENTS = 200_000
 MAX_DEPTH = 16
+# Of free text in one object: some seconds of looking for names.
+MAX_TEXT_CHARS = 500_000
 
 METHOD = f"Cloister, {SOURCE} Annex E"
 _IMPLEMENTATION = "2.25.194170316428834577962301846217745302219"
@@ -85,7 +87,7 @@ class _Walk:
     is_big_endian: bool
     word_bytes: int
     counts: Counter[Action] = field(default_factory=Counter)
-    elements: int = 0
+    text_chars: int = 0
 
 
 def deidentified_header(
@@ -96,7 +98,8 @@ def deidentified_header(
     Pixel values are taken over as they are, in the encoding they have; pixels_cleaned says whether
     the caller covers faces and writing in every frame. What carries our unbroken seal comes back
     unchanged but for its file meta information. Raises Rejected: NO_PIXELS for an encapsulated
-    document, whose content no rule can clean; DECODE_FAILED beyond MAX_ELEMENTS or MAX_DEPTH.
+    document, whose content no rule can clean; DECODE_FAILED beyond MAX_ELEMENTS, MAX_DEPTH or
+    MAX_TEXT_CHARS.
     """
     if is_sealed(dataset, mapping):
         sealed = Dataset({tag: dataset[tag] for tag in dataset.keys()})  # noqa: SIM118
@@ -252,7 +255,7 @@ def _treated(  # noqa: PLR0911 - one return for each action
         shifted = [_shifted(text, representation, walk.patient) for text in _texts(element)]
         return _with(element, representation, [text for text in shifted if text is not None])
     if action is Action.CLEAN:
-        return _cleaned_text(element, representation, walk.known)
+        return _cleaned_text(element, representation, walk)
     return _kept(element, representation, walk)
 
 
@@ -281,8 +284,11 @@ def _dummies(item: Dataset) -> Dataset:
     return item
 
 
-def _cleaned_text(element: DataElement, representation: str, known: Known) -> DataElement | None:
-    texts = _texts(element)
+def _cleaned_text(element: DataElement, representation: str, walk: _Walk) -> DataElement | None:
+    texts, known = _texts(element), walk.known
+    walk.text_chars += sum(map(len, texts))
+    if walk.text_chars > MAX_TEXT_CHARS:
+        raise Rejected(Reason.DECODE_FAILED)
     if representation == "CS":
         return _with(element, "CS", [GONE if known.is_in(text) else text for text in texts])
     return _with(element, representation, [known.clean(text) for text in texts])

@@ -86,6 +86,8 @@ _COMMON = frozenset(
     | {"west", GONE.lower()}
 )
 
+# Repetitions before what makes a match are bounded: text is of any length, and a search that begins
+# anew at every letter must not run to its end each time.
 # English, German, French, Spanish and Italian.
 _MONTH = (
     r"(?:jan(?:uar[yi]?|vier)?|enero|gennaio|feb(?:ruar[yi]?|rero|braio)?|f[ée]vr?(?:rier)?"
@@ -115,10 +117,10 @@ _PATTERNS = tuple(
     re.compile(pattern, flags)
     for pattern, flags in (
         # e-mail and web addresses
-        (r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", 0),
+        (r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+", 0),
         (r"\b(?:https?|ftp|file)://\S+|\bwww\.\S+", re.I),
         # names as DICOM writes them
-        (r"\b[^\W\d_][\w'-]*(?:\^+[^\W\d_][\w'.-]*)+\^*", 0),
+        (r"\b[^\W\d_][\w'-]{0,63}(?:\^+[^\W\d_][\w'.-]*)+\^*", 0),
         # dates with a year; 8 digits in a row; month and day in words
         (
             rf"(?<!\d){_YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
@@ -156,7 +158,8 @@ _PATTERNS = tuple(
         (r"(?<![\w.])0\d(?:[ .]\d\d){4}(?!\w)", 0),
         # a web address without its scheme
         (
-            r"\b[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|org|net|edu|gov|int|de|fr|uk|ch|at|es|it|nl)\b\S*",
+            r"\b[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){0,8}\.(?:com|org|net|edu|gov|int|de|fr"
+            r"|uk|ch|at|es|it|nl)\b\S*",
             0,
         ),
         # six digits or more in a row, with or without letters in front: no measurement has them
@@ -172,7 +175,7 @@ _PATTERNS = tuple(
         ),
         (
             r"\b(?:tel|phone|fax|id|pat\.?-?(?:nr|id|no)|patient (?:no|number|nr|id)|fall-?nr|acc)"
-            r"\b[ .]*(?=\S*\d{3})[\w/-]+",
+            r"\b[ .]*(?=\S{0,63}\d{3})[\w/-]+",
             re.I,
         ),
         # ages above 89 (45 CFR 164.514(b)(2)(i)(C))
@@ -183,7 +186,7 @@ _PATTERNS = tuple(
             re.I,
         ),
         (r"\b(?:aged?|alter|[âa]ge)[ :]*(?:9\d|1[0-4]\d)\b(?![.\d])", re.I),
-        (r"\b(?:MRN|SSN|DOB) *\S*\d\S*", re.I),
+        (r"\b(?:MRN|SSN|DOB) *\S{0,63}\d\S*", re.I),
         # a title and the names behind it
         (rf"\b[Dd]rs?\b\.?,? *(?:med\.? *)?[^\W\d_][\w'’-]+(?: {_NAME}){{0,2}}", 0),
         (
@@ -193,7 +196,11 @@ _PATTERNS = tuple(
         ),
         (r"\b(?:Dr|Mr|Mrs|Ms|Miss|Prof|DR|MR\.|MRS|MS\.|PROF)\.?,? +(?:[A-Z][\w'.-]*\s?){1,3}", 0),
         (rf"(?<![\w-])(?i:{_RELATION})\b ?:? (?:{_NAME} ?){{1,3}}", 0),
-        (r"\b(?:[A-Z][\w'.-]+ ){1,2}(?:[A-Z]\.? )?[A-Z][\w'-]+,? (?:MD|M\.D\.|PhD|DO|RN)\b", 0),
+        (
+            r"\b(?:[A-Z][\w'.-]{1,63} ){1,2}(?:[A-Z]\.? )?[A-Z][\w'-]{1,63},?"
+            r" (?:MD|M\.D\.|PhD|DO|RN)\b",
+            0,
+        ),
         # house number and street; state and postal code
         (
             r"\b\d{1,5} (?:[A-Z][\w'.-]* ){1,4}(?i:street|st|avenue|ave|road|rd|lane|ln|drive|dr"
@@ -201,8 +208,8 @@ _PATTERNS = tuple(
             r"(?:,? (?i:apt|suite|unit)\.? ?\w+)?",
             0,
         ),
-        (r"\b[A-Z][\w'-]+,? [A-Z]{2} \d{5}(?:-\d{4})?\b", 0),
-        (r"\b[\w'-]+(?:stra(?:ss|ß)e|str\.|weg|gasse|platz) ?\d+[a-z]?\b", re.I),
+        (r"\b[A-Z][\w'-]{1,63},? [A-Z]{2} \d{5}(?:-\d{4})?\b", 0),
+        (r"\b[\w'-]{1,63}(?:stra(?:ss|ß)e|str\.|weg|gasse|platz) ?\d+[a-z]?\b", re.I),
         (
             r"\b\d{1,4},? (?:bis )?(?:rue|avenue|boulevard|place|impasse|via|calle|chemin)\b"
             r"(?: [\w'’-]+){1,4}",

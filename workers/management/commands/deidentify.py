@@ -212,7 +212,13 @@ def _deidentify_content(
     result = deidentify(decoded, profile, detectors)
     if decoded.media_type != DICOM:
         return result, Covered(None, {})
-    look = partial(_mask, first=result, profile=profile, detectors=detectors)
+    look = partial(
+        _mask,
+        first=result,
+        is_only_frame=decoded.frames == 1,
+        profile=profile,
+        detectors=detectors,
+    )
     covered = covered_object(content, mapping, look, says_clean=profile.cover_text)
     if covered.for_review and result.verdict == "released":
         # The picture shows the first frame: what another one shows is not known to be gone.
@@ -255,10 +261,21 @@ def _mapping(key_file: Path | None) -> Mapping:
         raise CommandError("the key file cannot be read") from exc
 
 
-def _mask(frames: Frames, *, first: Deidentified, profile: Profile, detectors: Detectors) -> Mask:
-    """Return what is covered in these frames. Raises NeedsReview if one of them is for a person."""
+def _mask(
+    frames: Frames,
+    *,
+    first: Deidentified,
+    is_only_frame: bool,
+    profile: Profile,
+    detectors: Detectors,
+) -> Mask:
+    """Return what is covered in these frames. Raises NeedsReview if one of them is for a person.
+
+    first: what is known of the object's first frame. is_only_frame: whether it has no other; one
+    frame of several may come alone, and is not the first.
+    """
     verdict, reason, boxes = first.verdict, first.reason, first.boxes
-    if verdict == "released" and len(frames) > 1:
+    if verdict == "released" and not is_only_frame:
         of_all = deidentify_frames(frames, profile, detectors)
         verdict, reason, boxes = of_all.verdict, of_all.reason, boxes + of_all.boxes
     if verdict != "released":
