@@ -10,13 +10,15 @@ import pytest
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as basic
 from pydicom import DataElement, Dataset, dcmwrite
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import UID as UI
 
 from retrieval.errors import Reason, Rejected
 from tests.decode import samples
 from workers.deidentify.dicom import header
-from workers.deidentify.dicom.mapping import Mapping, Patient
+from workers.deidentify.dicom.mapping import Mapping, Patient, patient_identity
 from workers.deidentify.dicom.table import Action
 from workers.deidentify.dicom.words import GONE
 
@@ -277,6 +279,24 @@ def test_an_object_with_more_text_than_can_be_looked_through_is_rejected(
     with pytest.raises(Rejected) as refused:
         cleaned(dataset)
     assert refused.value.reason is Reason.DECODE_FAILED
+
+
+@pytest.mark.parametrize("told", ["Jane, born 12.3.1980", "MRN 90210", "19800312"])
+def test_a_code_that_tells_what_looks_like_an_identifier_goes(told: str) -> None:
+    dataset = patient()
+    dataset.add_new("ImageType", "CS", ["DERIVED", "SECONDARY", told])
+
+    assert list(cleaned(dataset).ImageType) == ["DERIVED", "SECONDARY", GONE]
+
+
+def test_an_identity_that_cannot_be_read_is_none_and_is_quoted_nowhere() -> None:
+    dataset = patient()
+    dataset.add(DataElement(0x00080020, "DA", "20191231"))
+    raw = reread(dataset)
+    unreadable = RawDataElement(Tag(0x00100020), "FL", 6, b"QUUX12", 0, False, True)
+    raw._dict[unreadable.tag] = unreadable
+
+    assert patient_identity(raw)[0] != "id"
 
 
 def test_no_value_of_a_header_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -290,8 +290,13 @@ def _cleaned_text(element: DataElement, representation: str, walk: _Walk) -> Dat
     if walk.text_chars > MAX_TEXT_CHARS:
         raise Rejected(Reason.DECODE_FAILED)
     if representation == "CS":
-        return _with(element, "CS", [GONE if known.is_in(text) else text for text in texts])
+        return _with(element, "CS", [GONE if _tells(text, known) else text for text in texts])
     return _with(element, representation, [known.clean(text) for text in texts])
+
+
+def _tells(code: str, known: Known) -> bool:
+    """Whether what should be a code holds an identifier: files write all sorts of text there."""
+    return known.is_in(code) or Known(None).clean(code) != code
 
 
 def _kept(element: DataElement, representation: str, walk: _Walk) -> DataElement | None:

@@ -71,14 +71,18 @@ def patient_identity(dataset: Dataset) -> tuple[str, ...]:
 
     Where a data set names neither, its study stands for the patient.
     """
-    number = _text(dataset, "PatientID")
+    number = text_of(dataset, "PatientID")
     if number:
-        return ("id", _text(dataset, "IssuerOfPatientID"), number)
-    name = _text(dataset, "PatientName")
+        return ("id", text_of(dataset, "IssuerOfPatientID"), number)
+    name = text_of(dataset, "PatientName")
     if name:
-        return ("name", name.upper(), _text(dataset, "PatientBirthDate"))
-    return ("study", _text(dataset, "StudyInstanceUID") or _text(dataset, "SOPInstanceUID"))
+        return ("name", name.upper(), text_of(dataset, "PatientBirthDate"))
+    return ("study", text_of(dataset, "StudyInstanceUID") or text_of(dataset, "SOPInstanceUID"))
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
-    return str(dataset.get(keyword) or "").strip(" \0")
+def text_of(dataset: Dataset, keyword: str) -> str:
+    """Return an element's value as text; empty where there is none, or none that can be read."""
+    try:
+        return str(dataset.get(keyword) or "").strip(" \0")
+    except Exception:  # noqa: BLE001 - pydicom quotes the value in what it raises
+        return ""

@@ -8,7 +8,7 @@ from pydicom import Dataset
 
 from retrieval import keys
 from workers.deidentify.dicom import header
-from workers.deidentify.dicom.mapping import Mapping, patient_identity
+from workers.deidentify.dicom.mapping import Mapping, patient_identity, text_of
 
 # The first of these that holds a date says when the picture was made.
 _TAKEN = ("AcquisitionDate", "AcquisitionDateTime", "ContentDate", "SeriesDate", "StudyDate")
@@ -38,7 +38,7 @@ def origin_of(content: bytes, *, collection_id: int) -> Origin:
     identity = patient_identity(dataset)
     named = "\0".join(identity) if identity[-1] else None
     pseudonym = named and keys.keyed_hash(named, use=f"subjects of collection {collection_id}")
-    modality = str(dataset.get("Modality") or "").strip().upper()
+    modality = text_of(dataset, "Modality").strip().upper()
     return Origin(
         pseudonym or None,
         modality if _CODE.fullmatch(modality) else "",
@@ -48,7 +48,7 @@ def origin_of(content: bytes, *, collection_id: int) -> Origin:
 
 def _taken_on(dataset: Dataset, mapping: Mapping) -> date | None:
     for keyword in _TAKEN:
-        parts = _DATE.match(str(dataset.get(keyword) or "").strip())
+        parts = _DATE.match(text_of(dataset, keyword).strip())
         if parts:
             try:
                 day = date(int(parts[1]), int(parts[2]), int(parts[3]))
