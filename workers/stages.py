@@ -37,6 +37,7 @@ from workers.deidentify.obscure import Style
 from workers.deidentify.reviewed import boxes_of, cover_reviewed, rows_of
 from workers.deidentify.verdict import Boxes, Deidentified, Profile, detectors_for, still_found
 from workers.deidentify.verdict import deidentify as deidentify_pixels
+from workers.encode.device import share_cores
 from workers.encode.encoder import Encoder, Pixels
 from workers.encode.registry import EMBEDDED, is_private_head, load
 
@@ -221,6 +222,7 @@ def embed(encoder: Encoder, pixels: Pixels) -> np.ndarray:
 
 def warm_up() -> None:
     """Load the encoder that answers queries; the first worker ever registers the embedded one."""
+    share_cores()
     if not EncoderVersion.objects.filter(live=True).exists():
         embedded = load(EMBEDDED)
         index.register_encoder(

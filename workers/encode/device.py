@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,9 +11,22 @@ import torch
 from retrieval.errors import DeviceBusy
 
 
+BUSY_PROCESSES = 4
+"""Of one machine while it imports: two de-identify, one encodes, one answers queries."""
+
+
 def best_device() -> torch.device:
     """Return the first CUDA device, or the CPU where there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def share_cores() -> None:
+    """Take this process's share of the machine's cores, one at least.
+
+    Threads that wait for one another while other workers hold their cores cost more than they
+    bring: two on two busy cores took 6.2 s for a picture that one alone encodes in 0.4 s.
+    """
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // BUSY_PROCESSES))
 
 
 @contextmanager
