@@ -10,7 +10,6 @@ import torch
 
 from retrieval.errors import DeviceBusy
 
-
 BUSY_PROCESSES = 4
 """Of one machine while it imports: two de-identify, one encodes, one answers queries."""
 
