@@ -38,7 +38,7 @@ class Scripted:
 
 
 FACE = Face((10, 10, 20, 20), 0.9, "scripted")
-OTHER = Face((40, 40, 10, 10), 0.5, "scripted")
+OTHER = Face((40, 40, 10, 10), 0.8, "scripted")
 NOBODY: list[Face] = []
 
 
@@ -153,6 +153,26 @@ def test_whatever_the_third_look_still_finds_is_for_a_person(third: Face) -> Non
     assert (result.verdict, result.reason) == ("review", Reason.FACE_STILL_FOUND)
     x, y, w, h = third.box
     assert not result.pixels[y : y + h, x : x + w].any()
+
+
+def test_what_a_second_look_is_unsure_of_is_covered_and_looked_at_once_more() -> None:
+    faint = replace(OTHER, score=0.4)
+    detector = Scripted([[FACE], [faint], NOBODY])
+
+    result = deidentify(PHOTOGRAPH, PROFILE, Detectors(detector))
+
+    assert (result.verdict, result.boxes.faces) == ("released", (FACE, faint))
+    assert not result.pixels[40:50, 40:50].any()
+    assert np.array_equal(detector.seen[2], result.pixels)
+
+
+def test_what_is_faint_and_stays_after_it_was_covered_is_for_a_person() -> None:
+    faint, elsewhere = replace(OTHER, score=0.4), Face((2, 50, 8, 8), 0.31, "scripted")
+
+    result = deidentify(PHOTOGRAPH, PROFILE, Detectors(Scripted([[FACE], [faint], [elsewhere]])))
+
+    assert (result.verdict, result.reason) == ("review", Reason.FACE_STILL_FOUND)
+    assert not result.pixels[50:58, 2:10].any()
 
 
 def test_a_face_beside_one_at_an_edge_is_for_a_person_at_once() -> None:

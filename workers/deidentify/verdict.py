@@ -45,6 +45,9 @@ _WORD_LETTERS = 3
 _WORD_SCORE = 0.6
 # What a later look takes for a face with this share of its box under covers, it takes from an edge.
 _AT_AN_EDGE = 0.5
+# A new face from this score on is one that the first look missed. Fainter ones come and go with
+# every change to a picture: in one photograph of six, the covers alone brought one.
+_SURE_FACE = 0.6
 # Of a multi-frame image so many frames are looked at as fully as a single picture.
 _SAMPLED_FRAMES = 8
 
@@ -305,7 +308,8 @@ def look_again(
 
     It is covered too, and solidly: it may be a face that another one hid. Writing that nobody
     can read is covered and asks nobody. Covers are no faces, however like one a mosaic looks. A
-    "face" half of which is a cover asks nobody yet: it has to be covered and looked at once more.
+    "face" half of which is a cover, or of which no view is sure, asks nobody yet: it has to be
+    covered and looked at once more.
     """
     again, reason = Boxes(), None
     for frame in frames:
@@ -314,7 +318,7 @@ def look_again(
         new = [pair for pair in zip(left.faces, shares, strict=True) if pair[1] < IS_COVER]
         left = replace(left, faces=tuple(face for face, _ in new))
         again += left
-        if any(share < _AT_AN_EDGE for _, share in new):
+        if any(share < _AT_AN_EDGE and face.score >= _SURE_FACE for face, share in new):
             reason = reason or Reason.FACE_STILL_FOUND
         elif left.codes:
             reason = reason or Reason.CODE_STILL_FOUND
