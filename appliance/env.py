@@ -174,3 +174,11 @@ def detectors_file() -> Path | None:
     """The operator's list of further face detectors, if there is one."""
     path = os.environ.get("CLOISTER_DETECTORS")
     return Path(path).resolve() if path else None
+
+
+def officer_mail() -> tuple[str | None, str, int]:
+    """Whom break-glass is mailed to, if anybody, and the mail server's host and port."""
+    host, _, port = os.environ.get("CLOISTER_SMTP", "127.0.0.1").partition(":")
+    if port and not port.isdecimal():
+        raise ImproperlyConfigured("CLOISTER_SMTP must be host or host:port")
+    return os.environ.get("CLOISTER_OFFICER_MAIL") or None, host, int(port or 25)

@@ -141,6 +141,9 @@ CLOISTER_BROKER_URL = env.broker_url()
 CLOISTER_CHECKPOINTS = env.checkpoints_folder()
 CLOISTER_DETECTORS = env.detectors_file()
 CLOISTER_SYSLOG, CLOISTER_SYSLOG_CA = env.log_server()
+CLOISTER_OFFICER_MAIL, EMAIL_HOST, EMAIL_PORT = env.officer_mail()
+EMAIL_TIMEOUT = 3
+DEFAULT_FROM_EMAIL = "cloister@localhost"
 
 UNFOLD = {
     "SITE_TITLE": "Cloister",

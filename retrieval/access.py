@@ -28,7 +28,7 @@ from retrieval.models import (
     User,
 )
 from retrieval.models.collection import default_purposes
-from retrieval.models.grant import Capability, roles_with
+from retrieval.models.grant import CAPABILITIES, Capability, roles_with
 
 OPERATOR: Final = "operator"
 """The user in whose name commands on the appliance's own command line act, unless told another."""
@@ -60,7 +60,10 @@ def _set_context(name: str, value: str) -> None:
 
 
 def collections_where(actor: User, purpose: Purpose, capability: Capability) -> list[Collection]:
-    """The collections in which `actor` has `capability` for `purpose` now, by name."""
+    """The collections in which `actor` has `capability` for `purpose` now, by name.
+
+    By grants, and by broken glass: see `retrieval.break_glass`.
+    """
     if not actor.is_active:
         return []
     now = timezone.now()
@@ -71,11 +74,21 @@ def collections_where(actor: User, purpose: Purpose, capability: Capability) -> 
         role__in=roles_with(capability),
         purposes__contains=[purpose],
     )
-    return list(
-        Collection.objects.filter(
-            pk__in=grants.values("collection"), purposes__contains=[purpose]
-        ).order_by("name")
-    )
+    is_granted = Q(pk__in=grants.values("collection"), purposes__contains=[purpose])
+    if purpose == Purpose.EMERGENCY and capability in CAPABILITIES[Role.SEARCHER]:
+        is_granted |= Q(pk__in=opened_by_glass(actor))
+    return list(Collection.objects.filter(is_granted).order_by("name"))
+
+
+def opened_by_glass(actor: User, *, originals: bool = False) -> list[int]:
+    """The ids of the collections that `actor` broke the glass of, where it is open now.
+
+    originals: only those whose original pixels were asked for, too.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT cloister_glass_broken(%s, %s)", [actor.pk, originals])
+        (opened,) = cursor.fetchone()
+    return list(opened)
 
 
 def require(actor: User, purpose: Purpose, capability: Capability, collection_id: int) -> None:
@@ -219,4 +232,6 @@ PROTECTED_TABLES = [
     "retrieval_subjectgroupmember",
     "retrieval_certificate",
     "retrieval_reviewbox",
+    "retrieval_breakglass",
+    "retrieval_keptquery",
 ]

@@ -115,6 +115,25 @@ def unseal_checkpoint(sealed: bytes, *, context: bytes) -> bytes:
     return unseal(sealed, key=_derived("training checkpoints"), context=context)
 
 
+def seal_reason(reason: str, *, context: bytes) -> bytes:
+    """Seal why somebody broke the glass: the words may name a patient."""
+    return seal(reason.encode(), key=_derived("break-glass reasons"), context=context)
+
+
+def unseal_reason(sealed: bytes, *, context: bytes) -> str:
+    return unseal(sealed, key=_derived("break-glass reasons"), context=context).decode()
+
+
+def new_query_key(kept_id: UUID) -> tuple[bytes, bytes]:
+    """A fresh key for one kept query and its wrapping: gone with the row, so is the query."""
+    key = secrets.token_bytes(KEY_BYTES)
+    return key, seal(key, key=_derived("kept queries"), context=kept_id.bytes)
+
+
+def unwrap_query_key(wrapped: bytes, kept_id: UUID) -> bytes:
+    return unseal(wrapped, key=_derived("kept queries"), context=kept_id.bytes)
+
+
 def content_hash(collection_id: int) -> "hmac.HMAC":
     """A running HMAC-SHA256 for a file's bytes, to be fed with `update`.
 

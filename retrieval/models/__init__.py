@@ -1,6 +1,7 @@
 """The tables. One file per subject; what each column means stands beside it."""
 
 from retrieval.models.audit import AuditEvent, Kind
+from retrieval.models.break_glass import BreakGlass, Verdict
 from retrieval.models.budget import (
     Budget,
     BudgetProposal,
@@ -16,6 +17,7 @@ from retrieval.models.collection import Collection, PrivacyProfile
 from retrieval.models.embedding import Embedding, EncoderVersion
 from retrieval.models.grant import Grant, Purpose, Role
 from retrieval.models.image import Image, ImportBatch, State, Subject
+from retrieval.models.kept_query import KeptQuery
 from retrieval.models.review import BoxKind, RemovalReason, ReviewBox, Source
 from retrieval.models.user import User
 from retrieval.models.work import Stage, Work
@@ -23,6 +25,7 @@ from retrieval.models.work import Stage, Work
 __all__ = [
     "AuditEvent",
     "BoxKind",
+    "BreakGlass",
     "Budget",
     "BudgetProposal",
     "Certificate",
@@ -33,6 +36,7 @@ __all__ = [
     "Grant",
     "Image",
     "ImportBatch",
+    "KeptQuery",
     "Kind",
     "Outcome",
     "PrivacyProfile",
@@ -49,5 +53,6 @@ __all__ = [
     "SubjectGroupMember",
     "Unit",
     "User",
+    "Verdict",
     "Work",
 ]

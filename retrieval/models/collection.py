@@ -105,6 +105,18 @@ class Collection(models.Model):
         default=default_purposes,
         help_text="Purposes of use that may be granted here (HL7 v3 PurposeOfUse).",
     )
+    minimum_cohort = models.PositiveSmallIntegerField(
+        default=0,
+        help_text="Counts that fewer distinct subjects than this stand behind are withheld."
+        " 0 withholds none.",
+    )
+    keep_queries_days = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(3650)],
+        help_text="Keep what was searched here, sealed and apart from the log, for so many days."
+        " Empty: the log's keyed hash is all there is.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -1,0 +1,150 @@
+"""Access in an emergency: opened by one person, told at once, and reviewed by a second one.
+
+It opens what a searcher may, in one collection, for emergency treatment (ETREAT) and for the
+hour that the database sets (migration 0011). Original pixels are opened so and in no other way.
+Whoever calls `break_glass` has just made sure again who is asking.
+"""
+
+import logging
+from typing import Final
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.core.mail import send_mail
+from django.db import connection
+
+from retrieval import access, audit, keys
+from retrieval.errors import AccessDenied, SecondPersonNeeded
+from retrieval.models import BreakGlass, Collection, Kind, Purpose, User, Verdict
+
+log = logging.getLogger("cloister.break_glass")
+
+RIGHT: Final = "retrieval.review_breakglass"
+"""The privacy officer's: reads the reasons, closes what is open, says whether it was justified."""
+LEAST_REASON_CHARS: Final = 10
+MAX_REASON_CHARS: Final = 1000
+
+
+def break_glass(name: str, *, reason: str, actor: User, originals: bool = False) -> BreakGlass:
+    """Open the collection `name` to `actor` for a while. On the log, and told to the officer.
+
+    Raises AccessDenied, on the log as well, where there is no such collection or no active
+    account; ValueError where no reason is given; AuditUnavailable.
+    """
+    reason = reason.strip()
+    if not LEAST_REASON_CHARS <= len(reason) <= MAX_REASON_CHARS:
+        raise ValueError("a reason is a sentence")
+    collection = Collection.objects.filter(name=name).first()
+    if collection is None or not actor.is_active:
+        audit.record(Kind.GLASS_REFUSED, actor=actor, purpose=Purpose.EMERGENCY)
+        raise AccessDenied(f"user {actor.pk} can open no such collection")
+    broken_id = uuid4()
+    with access.acting_as(actor, Purpose.EMERGENCY):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT cloister_break_glass(%s, %s, %s, %s)",
+                [
+                    broken_id,
+                    collection.pk,
+                    originals,
+                    keys.seal_reason(reason, context=broken_id.bytes),
+                ],
+            )
+        broken = BreakGlass.objects.get(pk=broken_id)
+        audit.record_in_transaction(
+            Kind.GLASS_BROKEN,
+            actor=actor,
+            purpose=Purpose.EMERGENCY,
+            break_glass=broken_id,
+            collection=collection.pk,
+            originals=originals,
+            until=broken.open_until.isoformat(),
+        )
+    _tell_the_officer(broken)
+    return broken
+
+
+def _tell_the_officer(broken: BreakGlass) -> None:
+    """A line in the log file, and an e-mail where one is configured: ids only, it may be read
+    elsewhere. The officer's pages show it anyhow; an emergency waits for no mail server."""
+    log.warning("break-glass %s by user %s", broken.pk, broken.user_id)
+    if not settings.CLOISTER_OFFICER_MAIL:
+        return
+    try:
+        send_mail(
+            "Cloister: break-glass",
+            f"User {broken.user_id} broke the glass of collection {broken.collection_id}"
+            f" ({broken.pk}). It waits for your review.",
+            None,
+            [settings.CLOISTER_OFFICER_MAIL],
+        )
+    except OSError as error:  # smtplib's errors are some
+        log.error("break-glass %s was not mailed: %s", broken.pk, type(error).__name__)  # noqa: TRY400
+
+
+def open_to(actor: User) -> list[BreakGlass]:
+    """What `actor` has open now, the newest first."""
+    with access.acting_as(actor, Purpose.EMERGENCY):
+        rows = BreakGlass.objects.filter(user=actor, closed_at=None).select_related("collection")
+        return [row for row in rows.order_by("-opened_at") if row.is_open]
+
+
+def require_originals(actor: User, purpose: Purpose, collection_id: int) -> None:
+    """Raise AccessDenied unless `actor` broke the glass of that collection for its originals."""
+    opened = access.opened_by_glass(actor, originals=True)
+    if purpose != Purpose.EMERGENCY or collection_id not in opened:
+        raise AccessDenied(f"user {actor.pk} may see no original there")
+
+
+def close(broken_id: UUID, *, actor: User) -> None:
+    """End it before its time: its breaker, or an officer. Raises AccessDenied."""
+    with access.acting_as(actor, Purpose.EMERGENCY):
+        if not _call("cloister_close_glass(%s)", [broken_id]):
+            raise AccessDenied(f"user {actor.pk} has no such break-glass open")
+        audit.record_in_transaction(
+            Kind.GLASS_CLOSED, actor=actor, purpose=Purpose.EMERGENCY, break_glass=broken_id
+        )
+
+
+def review(broken_id: UUID, verdict: Verdict, *, actor: User) -> None:
+    """Say whether it was justified; where it was not, what is still open is closed.
+
+    Raises AccessDenied where there is none to review or `actor` has no right to, and
+    SecondPersonNeeded where it is the actor's own.
+    """
+    with access.acting_as(actor, Purpose.ADMINISTRATION):
+        broken = BreakGlass.objects.filter(pk=broken_id).first()
+        if broken is None or not actor.has_perm(RIGHT):
+            raise AccessDenied(f"user {actor.pk} has no such break-glass to review")
+        if broken.user_id == actor.pk:
+            raise SecondPersonNeeded("break-glass is reviewed by a second person")
+        if not _call("cloister_review_glass(%s, %s)", [broken_id, verdict]):
+            raise AccessDenied("it was reviewed already")
+        audit.record_in_transaction(
+            Kind.GLASS_REVIEWED,
+            actor=actor,
+            purpose=Purpose.ADMINISTRATION,
+            break_glass=broken_id,
+            user=broken.user_id,
+            verdict=verdict.value,
+        )
+
+
+def reason_of(broken: BreakGlass) -> str:
+    """Why, in the person's own words. Whoever shows it has put the reading on the log."""
+    return keys.unseal_reason(bytes(broken.sealed_reason), context=broken.pk.bytes)
+
+
+def count_unreviewed(actor: User) -> int:
+    """How many wait for a second person; 0 for those who may not review."""
+    if not actor.has_perm(RIGHT):
+        return 0
+    with access.acting_as(actor, Purpose.ADMINISTRATION):
+        return BreakGlass.objects.filter(verdict="").exclude(user=actor).count()
+
+
+def _call(function: str, arguments: list[str | UUID]) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {function}", arguments)
+        (done,) = cursor.fetchone()
+    return bool(done)
