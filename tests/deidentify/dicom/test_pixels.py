@@ -147,6 +147,7 @@ def test_values_with_a_fraction_stay_such(kind: str) -> None:
 def test_more_frames_than_are_looked_at_together_are_all_covered() -> None:
     source = header.read(samples.dicom("MR_small.dcm"))
     source.PixelData, source.NumberOfFrames = source.PixelData * 70, 70
+    del source.WindowCenter, source.WindowWidth  # with one, what it hides is looked at as well
     looks: list[int] = []
 
     def last_only(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:

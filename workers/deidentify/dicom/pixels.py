@@ -20,6 +20,7 @@ from pydicom.uid import (
 from retrieval.errors import NeedsReview, Reason, Rejected
 from workers.decode.stored import Stretch, stored_frames
 from workers.deidentify.dicom import header
+from workers.deidentify.dicom.hidden import hidden_views
 from workers.deidentify.dicom.mapping import Mapping
 from workers.deidentify.dicom.table import Action
 
@@ -64,10 +65,10 @@ def covered_object(
     """Return a de-identified DICOM file with every frame covered.
 
     content: a file the sandbox has decoded. look: (N, H, W, 3) uint8 RGB, frames as a viewer shows
-    them → an (H, W) mask of what to cover in all frames; raises NeedsReview if a person must look
-    first. says_clean: whether `look` finds faces and writing, so that the object may say that
-    neither is left. Pixels outside the masks keep their values. Raises Rejected for a header that
-    cannot be cleaned.
+    them or would with another window → an (H, W) mask of what to cover in all frames; raises
+    NeedsReview if a person must look first. says_clean: whether `look` finds faces and writing, so
+    that the object may say that neither is left. Pixels outside the masks keep their values. Raises
+    Rejected for a header that cannot be cleaned.
     """
     source = header.read(content)
     was_sealed = header.is_sealed(source, mapping)
@@ -93,23 +94,32 @@ def _looked_at(
 ) -> tuple[list[Stretch], Mask]:
     """Return the stored values of all frames, and what is covered in every one of them.
 
-    Pictures of frames are dropped once they were looked at. Raises Rejected, NeedsReview.
+    What a frame's own picture hides is looked at too, each way to show it by itself. Pictures are
+    dropped once they were looked at. Raises Rejected, NeedsReview.
     """
     kept: list[Stretch] = []
-    waiting: list[Frames] = []
+    waiting: dict[str, list[Frames]] = {}
     masks: list[Mask] = []
     for stretch in stretches:
         if stretch.values[0].nbytes * stretch.frames > MAX_VALUE_BYTES:
             raise Rejected(Reason.TOO_MANY_PIXELS)
-        waiting.append(stretch.shown)
+        waiting.setdefault("shown", []).append(stretch.shown)
+        for name, view in hidden_views(stretch):
+            waiting.setdefault(name, []).append(view)
         # A copy: what the sandbox left holds values and pictures in one.
         kept.append(replace(stretch, values=stretch.values.copy(), shown=_NO_PICTURE))
-        if sum(frames[..., 0].size for frames in waiting) >= _LOOKED_AT_PIXELS:
-            masks.append(look(np.concatenate(waiting)))
-            waiting = []
-    if waiting:
-        masks.append(look(np.concatenate(waiting)))
+        if sum(frames[..., 0].size for frames in waiting["shown"]) >= _LOOKED_AT_PIXELS:
+            masks += _looks(waiting, look)
+            waiting = {}
+    masks += _looks(waiting, look)
     return kept, np.logical_or.reduce(masks)
+
+
+def _looks(waiting: dict[str, list[Frames]], look: Callable[[Frames], Mask]) -> Iterator[Mask]:
+    """Yield what is covered because of each kind of picture. Raises NeedsReview."""
+    for kind in waiting.values():
+        frames = np.concatenate(kind)
+        yield look(frames if frames.ndim == 4 else np.repeat(frames[..., None], 3, axis=3))  # noqa: PLR2004
 
 
 def set_pixels(dataset: Dataset, stretches: list[Stretch], mask: Mask) -> None:

@@ -28,6 +28,7 @@ from retrieval.errors import (
     StorageCorrupt,
 )
 from workers.decode.dicom import MEDIA_TYPE as DICOM
+from workers.decode.picture import Pixels
 from workers.decode.sandbox import decode
 from workers.deidentify.derivative import encode_preview
 from workers.deidentify.dicom.mapping import Mapping
@@ -215,13 +216,13 @@ def _deidentify_content(
     look = partial(
         _mask,
         first=result,
-        is_only_frame=decoded.frames == 1,
+        picture=decoded.pixels,
         profile=profile,
         detectors=detectors,
     )
     covered = covered_object(content, mapping, look, says_clean=profile.cover_text)
     if covered.for_review and result.verdict == "released":
-        # The picture shows the first frame: what another one shows is not known to be gone.
+        # The picture shows one window of the first frame: what else there is may not be gone.
         result = replace(result, verdict="review", reason=covered.reason)
     return result, covered
 
@@ -265,17 +266,17 @@ def _mask(
     frames: Frames,
     *,
     first: Deidentified,
-    is_only_frame: bool,
+    picture: Pixels,
     profile: Profile,
     detectors: Detectors,
 ) -> Mask:
     """Return what is covered in these frames. Raises NeedsReview if one of them is for a person.
 
-    first: what is known of the object's first frame. is_only_frame: whether it has no other; one
-    frame of several may come alone, and is not the first.
+    first: what is known of `picture`, the object's first frame, (H, W, 3). One frame may come
+    alone and be another, or the first as another window shows it.
     """
     verdict, reason, boxes = first.verdict, first.reason, first.boxes
-    if verdict == "released" and not is_only_frame:
+    if verdict == "released" and not np.array_equal(frames, picture[None]):
         of_all = deidentify_frames(frames, profile, detectors)
         verdict, reason, boxes = of_all.verdict, of_all.reason, boxes + of_all.boxes
     if verdict != "released":
