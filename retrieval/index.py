@@ -7,6 +7,8 @@ behind one shared index would lose rows and tell by its timing what is hidden.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
 from uuid import UUID
 
 import numpy as np
@@ -26,11 +28,47 @@ EXACT_SCAN_ROWS = 2000
 MAX_EF_SEARCH = 1000
 
 
+class Metric(StrEnum):
+    """How far two vectors are apart, as pgvector's operator. Smaller is nearer in each.
+
+    INNER_PRODUCT is its negative. Rows have unit length, so all but MANHATTAN rank alike, whatever
+    the query's length, and one index serves them; MANHATTAN reads every permitted row.
+    """
+
+    COSINE = "<=>"
+    EUCLIDEAN = "<->"
+    INNER_PRODUCT = "<#>"
+    MANHATTAN = "<+>"
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a found image must also be. What is not given asks nothing; days are inclusive.
+
+    `media_types`, `modalities`, `subjects` (their ids): one of them. `tags`: all of them.
+    """
+
+    taken_from: date | None = None
+    taken_until: date | None = None
+    received_from: date | None = None
+    received_until: date | None = None
+    media_types: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
+    subjects: tuple[int, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+EVERYTHING = Filter()
+
+
 @dataclass(frozen=True)
 class Neighbour:
+    """`region`: which part of the image is nearest; WHOLE_IMAGE or a row of its regions."""
+
     image_id: UUID
     collection_id: int
-    distance_cosine: float
+    region: int
+    distance: float
 
 
 def register_encoder(
@@ -172,34 +210,103 @@ def nearest(
     encoder: EncoderVersion,
     limit: int,
     exact: bool = False,
+    metric: Metric = Metric.COSINE,
+    where: Filter = EVERYTHING,
 ) -> list[Neighbour]:
-    """The `limit` images nearest to `vector` by cosine, nearest first, inside `access.acting_as`.
+    """The `limit` images nearest to `vector`, nearest first, inside `access.acting_as`.
 
-    `within`: ids of the permitted collections. Never fewer than `limit` where there are as many.
-    `exact`: read every permitted row, which is what the index is measured against.
+    `within`: ids of the permitted collections. Each image is there once, by its nearest region.
+    Never fewer than `limit` where as many are permitted and pass `where`. `exact`: read every
+    such row, which is what the index is measured against.
     """
     if not within or limit < 1:
         return []
-    rows = sql.SQL(
-        "FROM retrieval_embedding WHERE collection_id IN ({collections}) AND encoder_id = {encoder}"
-    ).format(
-        collections=sql.SQL(", ").join(sql.Literal(int(c)) for c in sorted(within)),
-        encoder=sql.Literal(encoder.pk),
-    )
-    distance = sql.SQL("vector::halfvec({d}) <=> {v}::halfvec({d})").format(
-        d=sql.Literal(encoder.dimensions), v=sql.Literal(HalfVector(vector).to_text())
-    )
-    query = sql.SQL(
-        "SELECT image_id, collection_id, {distance} AS distance {rows} ORDER BY distance LIMIT {k}"
-    ).format(distance=distance, rows=rows, k=sql.Literal(limit))
+    rows = _rows(within, encoder, where)
+    exact = exact or metric is Metric.MANHATTAN
     with connection.cursor() as cursor:
-        _choose_path(cursor, rows, limit, exact=exact)
-        cursor.execute(query)
-        return [Neighbour(*row) for row in cursor.fetchall()]
+        scans_all = _choose_path(cursor, rows, limit, exact=exact)
+        wanted = limit
+        while True:
+            found = _scan(cursor, rows, vector=vector, encoder=encoder, metric=metric, limit=wanted)
+            images = _nearest_regions(found)
+            if len(images) >= limit or (scans_all and len(found) < wanted):
+                return images[:limit]
+            if len(found) < wanted:
+                # The index gave up at its limit of rows looked at, with more behind the filter.
+                scans_all = _choose_path(cursor, rows, limit, exact=True)
+            else:
+                wanted *= 4
 
 
-def _choose_path(cursor: CursorWrapper, rows: sql.Composed, limit: int, *, exact: bool) -> None:
-    """Plan this transaction's next scan. The choice depends on permitted rows alone."""
+def _rows(within: Sequence[int], encoder: EncoderVersion, where: Filter) -> sql.Composed:
+    """FROM and WHERE of the permitted rows: the planner prunes by literals alone."""
+    collections = sql.SQL(", ").join(sql.Literal(int(c)) for c in sorted(within))
+    rows = sql.SQL(
+        "FROM retrieval_embedding e"
+        " WHERE e.collection_id IN ({collections}) AND e.encoder_id = {encoder}"
+    ).format(collections=collections, encoder=sql.Literal(encoder.pk))
+    if where == EVERYTHING:
+        return rows
+    return sql.SQL(
+        "{rows} AND EXISTS (SELECT FROM retrieval_image i WHERE i.id = e.image_id"
+        " AND i.collection_id IN ({collections}) AND {conditions})"
+    ).format(rows=rows, collections=collections, conditions=_conditions(where))
+
+
+def _conditions(where: Filter) -> sql.Composed:
+    asked: list[tuple[str, object]] = [
+        ("i.taken_on >= {}", where.taken_from),
+        ("i.taken_on <= {}", where.taken_until),
+        ("i.received_at >= {}::date", where.received_from),
+        ("i.received_at < {}::date + 1", where.received_until),
+        ("i.media_type = ANY ({}::text[])", list(where.media_types)),
+        ("i.modality = ANY ({}::text[])", list(where.modalities)),
+        ("i.subject_id = ANY ({}::bigint[])", list(where.subjects)),
+        ("i.tags @> {}::varchar[]", list(where.tags)),
+    ]
+    return sql.SQL(" AND ").join(
+        sql.SQL(condition).format(sql.Literal(value)) for condition, value in asked if value
+    )
+
+
+def _scan(
+    cursor: CursorWrapper,
+    rows: sql.Composed,
+    *,
+    vector: np.ndarray,
+    encoder: EncoderVersion,
+    metric: Metric,
+    limit: int,
+) -> list[Neighbour]:
+    def distance(operator: str) -> sql.Composed:
+        return sql.SQL("e.vector::halfvec({d}) {operator} {v}::halfvec({d})").format(
+            d=sql.Literal(encoder.dimensions),
+            operator=sql.SQL(operator),
+            v=sql.Literal(HalfVector(vector).to_text()),
+        )
+
+    by = Metric.MANHATTAN if metric is Metric.MANHATTAN else Metric.COSINE
+    cursor.execute(
+        sql.SQL(
+            "SELECT e.image_id, e.collection_id, e.region, {distance} {rows}"
+            " ORDER BY {order} LIMIT {limit}"
+        ).format(distance=distance(metric), rows=rows, order=distance(by), limit=sql.Literal(limit))
+    )
+    return [Neighbour(*row) for row in cursor.fetchall()]
+
+
+def _nearest_regions(found: Sequence[Neighbour]) -> list[Neighbour]:
+    first: dict[UUID, Neighbour] = {}
+    for neighbour in found:
+        first.setdefault(neighbour.image_id, neighbour)
+    return list(first.values())
+
+
+def _choose_path(cursor: CursorWrapper, rows: sql.Composed, limit: int, *, exact: bool) -> bool:
+    """Plan this transaction's next scans, and return whether they read all permitted rows.
+
+    The choice depends on permitted rows alone.
+    """
     cursor.execute(
         sql.SQL("SELECT count(*) FROM (SELECT 1 {rows} LIMIT {n}) AS permitted").format(
             rows=rows, n=sql.Literal(EXACT_SCAN_ROWS + 1)
@@ -208,9 +315,10 @@ def _choose_path(cursor: CursorWrapper, rows: sql.Composed, limit: int, *, exact
     (permitted,) = cursor.fetchone()
     if exact or permitted <= EXACT_SCAN_ROWS:
         cursor.execute("SET LOCAL enable_indexscan = off")
-        return
+        return True
     cursor.execute("SET LOCAL enable_indexscan = on")
     # Twice the wanted rows keeps recall; the iterative scan goes on where a page of dead rows
     # or a limit beyond ef_search would leave fewer than are there.
     cursor.execute(f"SET LOCAL hnsw.ef_search = {min(max(100, 2 * limit), MAX_EF_SEARCH)}")
     cursor.execute("SET LOCAL hnsw.iterative_scan = strict_order")
+    return False

@@ -120,7 +120,7 @@ def _nearest(
         Hit(
             image_id=n.image_id,
             collection=names[n.collection_id],
-            score=round(1.0 - n.distance_cosine, SCORE_DIGITS),
+            score=round(1.0 - n.distance, SCORE_DIGITS),
             source=storage.source_name(images[n.image_id])
             if n.collection_id in may_see_source
             else None,

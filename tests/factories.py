@@ -118,11 +118,10 @@ def make_images(
                     collection=collection,
                     batch=batch,
                     state=state,
-                    media_type="image/png",
                     content_key=image_id.bytes,
                     wrapped_key=wrapped_key,
                     sealed_name=storage.seal_source_name(name, data_key=data_key),
-                    **fields,
+                    **({"media_type": "image/png"} | fields),
                 )
             )
         Image.objects.bulk_create(images)

@@ -2,6 +2,8 @@ import uuid
 from dataclasses import dataclass
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 
 from retrieval.errors import Reason
@@ -113,6 +115,9 @@ class Image(models.Model):
     taken_on = models.DateField(
         null=True, help_text="When a DICOM image was made, moved by its patient's days."
     )
+    tags = ArrayField(
+        models.CharField(max_length=64), default=list, help_text="What it shows, in words."
+    )
     video = models.ForeignKey(
         "self",
         null=True,
@@ -157,6 +162,9 @@ class Image(models.Model):
         indexes = [
             models.Index(fields=["collection", "state"]),
             models.Index(fields=["batch", "state"]),
+            models.Index(fields=["collection", "modality"]),
+            models.Index(fields=["collection", "taken_on"]),
+            GinIndex(fields=["tags"], name="images_by_tag"),
         ]
 
     def __str__(self) -> str:

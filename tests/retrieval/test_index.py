@@ -1,13 +1,17 @@
 from collections.abc import Iterator
+from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from pgvector import HalfVector
 
 from retrieval import access, index
 from retrieval.errors import ModelRefused
-from retrieval.models import Collection, EncoderVersion, Image, Purpose
+from retrieval.index import Filter, Metric
+from retrieval.models import Collection, Embedding, EncoderVersion, Image, Purpose
 from tests import database
 from tests.factories import (
     grant,
@@ -89,7 +93,7 @@ def test_beyond_the_exact_scan_the_hnsw_index_answers_with_every_row_asked_for(
         found = index.nearest(
             np.array([1, 0, 0], np.float32), within=[mine.pk], encoder=live, limit=250
         )
-        (query,) = [q["sql"] for q in captured if "ORDER BY distance" in q["sql"]]
+        (query,) = [q["sql"] for q in captured if "<=>" in q["sql"]]
         # So few rows would be sorted; thousands are not.
         cursor.execute("SET LOCAL enable_sort = off")
         cursor.execute(f"EXPLAIN {query}")
@@ -97,7 +101,7 @@ def test_beyond_the_exact_scan_the_hnsw_index_answers_with_every_row_asked_for(
 
     assert f"retrieval_embedding_c{mine.pk}_e{live.pk}" in plan
     assert len(found) == 250
-    distances = [n.distance_cosine for n in found]
+    distances = [n.distance for n in found]
     assert distances == sorted(distances)
 
 
@@ -117,3 +121,120 @@ def test_every_partition_has_an_index_for_every_encoder(
         for collection in (Collection.objects.get(pk=image.collection_id), later)
         for encoder in encoders
     }
+
+
+def search_as_reader(collection: Collection, vector: list[float], **options: Any) -> list[Image]:
+    """The images found for one who may search the collection."""
+    reader = make_user()
+    grant(reader, collection)
+    with access.acting_as(reader, Purpose.TREATMENT):
+        found = index.nearest(
+            np.array(vector, np.float32),
+            within=[collection.pk],
+            encoder=index.live_encoder(),
+            **options,
+        )
+        return [Image.objects.get(pk=n.image_id) for n in found]
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"modality": "CT"}, Filter(modalities=("CT", "MR"))),
+        ({"media_type": "image/webp"}, Filter(media_types=("image/webp",))),
+        ({"tags": ["dog", "beach"]}, Filter(tags=("beach",))),
+        ({"taken_on": date(2020, 5, 1)}, Filter(taken_from=date(2020, 5, 1))),
+        ({"taken_on": date(2020, 5, 1)}, Filter(taken_until=date(2020, 5, 1))),
+    ],
+    ids=["modality", "type", "tag", "from", "until"],
+)
+def test_a_filter_is_inside_the_vector_query(
+    live: EncoderVersion, fields: dict[str, Any], where: Filter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "EXACT_SCAN_ROWS", 10)
+    mine = make_collection()
+    make_images(mine, [[1, a / 100, 0] for a in range(40)])
+    (far,) = make_images(mine, [[-1, 0, 0]], **fields)
+
+    assert search_as_reader(mine, [1, 0, 0], limit=5, where=where) == [far]
+
+
+def test_days_of_receipt_are_inclusive(live: EncoderVersion) -> None:
+    mine = make_collection()
+    image = make_image(mine, [1, 0, 0])
+    day = image.received_at.date()
+
+    for where, found in (
+        (Filter(received_from=day, received_until=day), [image]),
+        (Filter(received_until=day - timedelta(days=1)), []),
+        (Filter(received_from=day + timedelta(days=1)), []),
+    ):
+        assert search_as_reader(mine, [1, 0, 0], limit=5, where=where) == found
+
+
+def test_a_filter_that_leaves_less_than_the_index_looks_at_still_fills_the_answer(
+    live: EncoderVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "EXACT_SCAN_ROWS", 10)
+    mine = make_collection()
+    make_images(mine, [[1, a / 1000, 0] for a in range(400)])
+    far = make_images(mine, [[-1, a / 10, 0] for a in range(12)], modality="CT")
+    reader = make_user()
+    grant(reader, mine)
+
+    with access.acting_as(reader, Purpose.TREATMENT), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL hnsw.max_scan_tuples = 50")
+        found = index.nearest(
+            np.array([1, 0, 0], np.float32),
+            within=[mine.pk],
+            encoder=live,
+            limit=12,
+            where=Filter(modalities=("CT",)),
+        )
+
+    assert {n.image_id for n in found} == {image.pk for image in far}
+
+
+def test_an_image_of_many_regions_is_found_once_and_takes_nobody_s_place(
+    live: EncoderVersion,
+) -> None:
+    mine = make_collection()
+    near, other = make_images(mine, [[1, 0, 0], [0, 1, 0]])
+    with database.role("worker"), access.processing(mine.pk):
+        Embedding.objects.bulk_create(
+            Embedding(
+                collection_id=mine.pk,
+                image_id=near.pk,
+                encoder_id=live.pk,
+                region=region,
+                vector=HalfVector([1, 0.01 * region, 0]),
+            )
+            for region in range(1, 9)
+        )
+
+    assert search_as_reader(mine, [1, 0, 0], limit=2) == [near, other]
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_every_metric_says_its_own_distance(live: EncoderVersion, metric: Metric) -> None:
+    mine = make_collection()
+    make_image(mine, [0.6, 0.8, 0])
+    reader = make_user()
+    grant(reader, mine)
+
+    with access.acting_as(reader, Purpose.TREATMENT):
+        (found,) = index.nearest(
+            np.array([1, 0, 0], np.float32),
+            within=[mine.pk],
+            encoder=live,
+            limit=1,
+            metric=metric,
+        )
+
+    expected = {
+        Metric.COSINE: 0.4,
+        Metric.EUCLIDEAN: np.sqrt(0.8),
+        Metric.INNER_PRODUCT: -0.6,
+        Metric.MANHATTAN: 1.2,
+    }
+    assert found.distance == pytest.approx(expected[metric], abs=1e-3)
