@@ -1,12 +1,15 @@
 """`manage.py deidentify` says what became of every file, and writes only what was released."""
 
+import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from PIL import Image
 from pydicom import dcmread
 
 from retrieval import keys
-from retrieval.errors import Reason
+from retrieval.errors import Reason, ServicesUnavailable
 from tests.decode import samples
 from tests.deidentify.writing import written
 from workers.decode import stored
@@ -44,6 +47,13 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=120,
     )
+
+
+def json_of(path: Path, output: Path) -> Any:
+    """The command's report, from this process."""
+    out = io.StringIO()
+    call_command("deidentify", path, output=output, json=True, stdout=out)
+    return json.loads(out.getvalue())
 
 
 def clinical() -> tuple[Profile, Detectors]:
@@ -92,21 +102,81 @@ def test_every_file_has_one_entry_and_only_the_released_are_written(
     (face,) = files["astronaut.png"]["faces"]
     assert set(face) == {"box", "score", "detector"}
     assert face["box"] == pytest.approx([180, 65, 90, 115], abs=15)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "astronaut.jpg",
-        "astronaut-2.jpg",
-        "picture.jpg",
-    }
+    outputs = [entry["output"] for entry in files.values() if entry["verdict"] == "released"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(outputs)
+    # Not by its file's name, which may be a patient's: only the report tells whose it is.
+    assert all(re.fullmatch(r"[0-9a-f]{20}(-2)?\.jpg", output) for output in outputs)
 
 
 def test_a_second_run_overwrites_nothing(folder: Path, tmp_path: Path) -> None:
-    taken = tmp_path / "astronaut.jpg"
-    taken.write_bytes(b"mine")
+    astronaut = folder / "astronaut.png"
+    once = json_of(astronaut, tmp_path)["files"][0]["output"]
+    (tmp_path / once).write_bytes(b"mine")
 
-    ran = run(folder / "astronaut.png", "--output", tmp_path, "--json")
+    again = json_of(astronaut, tmp_path)["files"][0]["output"]
 
-    assert json.loads(ran.stdout)["files"][0]["output"] == "astronaut-2.jpg"
-    assert taken.read_bytes() == b"mine"
+    assert again == once.replace(".", "-2.")
+    assert (tmp_path / once).read_bytes() == b"mine"
+
+
+def test_a_file_that_cannot_be_written_costs_no_other_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder fills with the second of three; what it held of that one is taken away."""
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        (tmp_path / "in" / f"{name}.png").write_bytes(samples.encode(samples.noise(40, ord(name))))
+    write, asked = command._write_one, []
+
+    def full(content: bytes, output: Path, base: str, suffix: str) -> str:
+        asked.append(base)
+        if len(asked) == 2:
+            raise OSError(errno.ENOSPC, "no space left")
+        return write(content, output, base, suffix)
+
+    monkeypatch.setattr(command, "_write_one", full)
+    out = io.StringIO()
+    with pytest.raises(CommandError, match="1 released files could not be written"):
+        call_command("deidentify", tmp_path / "in", output=tmp_path / "out", json=True, stdout=out)
+
+    files = json.loads(out.getvalue())["files"]
+    assert [(entry["verdict"], entry["reason"]) for entry in files] == [
+        ("released", None),
+        ("rejected", "not_written"),
+        ("released", None),
+    ]
+    assert files[1]["output"] is None
+
+
+def test_an_object_that_cannot_be_written_takes_its_picture_along(tmp_path: Path) -> None:
+    """Names too long for a file system stand in for a full one."""
+    base = "x" * 251
+
+    assert command._write({"jpg": b"picture", "dicom": b"object"}, tmp_path, base) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_failing_detector_ends_is_reported_up_to_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        (tmp_path / "in" / f"{name}.png").write_bytes(samples.encode(samples.noise(40, 40)))
+    look = command._deidentify_content
+
+    def once(*arguments: Any) -> Any:
+        monkeypatch.setattr(command, "_deidentify_content", refuse)
+        return look(*arguments)
+
+    def refuse(*_: Any) -> Any:
+        raise ServicesUnavailable("the decoder is gone")
+
+    monkeypatch.setattr(command, "_deidentify_content", once)
+    out = io.StringIO()
+    with pytest.raises(CommandError, match="the decoder is gone"):
+        call_command("deidentify", tmp_path / "in", output=tmp_path / "out", json=True, stdout=out)
+
+    assert [entry["file"] for entry in json.loads(out.getvalue())["files"]] == ["a.png"]
 
 
 def test_a_refusal_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
@@ -138,8 +208,8 @@ def test_a_dicom_object_comes_out_de_identified_beside_its_picture(tmp_path: Pat
     result = run(tmp_path / "in", "--output", tmp_path / "out", "--json")
 
     (entry,) = json.loads(result.stdout)["files"]
-    written = (tmp_path / "out" / "slice.dcm").read_bytes()
-    assert (entry["output"], entry["dicom"]) == ("slice.jpg", "slice.dcm")
+    written = (tmp_path / "out" / entry["dicom"]).read_bytes()
+    assert Path(entry["output"]).stem == Path(entry["dicom"]).stem
     assert entry["tags"]["uid_mapped"] > 3
     assert b"CompressedSamples" not in written
 
@@ -152,9 +222,12 @@ def test_a_key_file_decides_which_identifiers_come_out(tmp_path: Path) -> None:
         keys.create_key_file(key)
         output = tmp_path / f"out{number}"
         call_command("deidentify", tmp_path / "slice.dcm", output=output, key_file=key, json=True)
-        outputs.append((output / "slice.dcm").read_bytes())
+        (named,) = output.glob("*.dcm")
+        outputs.append((named.name, named.read_bytes()))
 
-    assert outputs[0] == outputs[1] != outputs[2]
+    assert outputs[0] == outputs[1]
+    assert outputs[0][0] != outputs[2][0]
+    assert outputs[0][1] != outputs[2][1]
 
 
 def test_a_report_comes_out_as_an_object_and_no_picture(tmp_path: Path) -> None:
@@ -163,8 +236,8 @@ def test_a_report_comes_out_as_an_object_and_no_picture(tmp_path: Path) -> None:
     result = run(tmp_path / "report.dcm", "--output", tmp_path / "out", "--json")
 
     (entry,) = json.loads(result.stdout)["files"]
-    assert (entry["verdict"], entry["output"], entry["dicom"]) == ("released", None, "report.dcm")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.dcm"]
+    assert (entry["verdict"], entry["output"]) == ("released", None)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [entry["dicom"]]
 
 
 @pytest.mark.parametrize("at_once", [32, 1])

@@ -10,8 +10,17 @@ from retrieval.errors import Reason
 from tests.decode import samples
 from workers.decode.sandbox import Decoded, decode
 from workers.deidentify.faces import Face, Pixels, Union, union
+from workers.deidentify.marks import Mark
 from workers.deidentify.obscure import Shape, Style
-from workers.deidentify.verdict import PROFILES, Detectors, Profile, deidentify, detector_for
+from workers.deidentify.verdict import (
+    PROFILES,
+    Boxes,
+    Detectors,
+    Profile,
+    deidentify,
+    deidentify_frames,
+    detector_for,
+)
 
 PROFILE = PROFILES["photographs"]
 PHOTOGRAPH = Decoded(samples.noise(64, 64), 1, "image/png")
@@ -254,6 +263,39 @@ def test_what_the_header_says_decides_about_writing(decoded: Decoded, verdict: s
 def test_a_profile_cannot_be_laxer_than_the_floor(lax: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must be"):
         Profile("lax", **lax)  # type: ignore[arg-type]
+
+
+def test_what_is_held_from_elsewhere_is_covered_where_nothing_is_found() -> None:
+    """As in the frame of a video whose neighbours show a face and words."""
+    words = Mark(((2, 50), (20, 50), (20, 58), (2, 58)), 0.9, "text", "held")
+    code = Mark(((30, 2), (40, 2), (40, 12), (30, 12)), 0.9, "code", "held")
+    held = Boxes((OTHER,), (words,), (code,))
+
+    one = deidentify_frames(
+        PHOTOGRAPH.pixels[None], PROFILE, Detectors(Scripted([[FACE], NOBODY])), held
+    )
+
+    assert (one.verdict, one.boxes) == ("released", Boxes((FACE, OTHER), (words,), (code,)))
+    for hidden in (
+        np.s_[10:30, 10:30],
+        np.s_[40:50, 40:50],
+        np.s_[50:59, 2:21],
+        np.s_[2:13, 30:41],
+    ):
+        assert not one.frames[0][hidden].any()
+
+
+def test_what_is_held_and_lies_under_a_cover_is_told_once() -> None:
+    again = replace(FACE, box=(11, 11, 18, 18), detector="held")
+
+    one = deidentify_frames(
+        PHOTOGRAPH.pixels[None],
+        PROFILE,
+        Detectors(Scripted([[FACE], NOBODY])),
+        Boxes(faces=(again,)),
+    )
+
+    assert one.boxes.faces == (FACE,)
 
 
 def test_a_profile_decides_what_its_detector_takes_for_a_face() -> None:

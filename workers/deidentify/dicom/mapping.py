@@ -16,6 +16,7 @@ MAX_OFFSET_DAYS = 3650
 PSEUDONYM_PREFIX = "CL"
 _UID_BYTES = 16
 _PSEUDONYM_BYTES = 10
+_FILE_NAME_BYTES = 10
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class Mapping:
         offset = int.from_bytes(self._digest("offset", *identity)[:8], "big") % MAX_OFFSET_DAYS
         name = base64.b32encode(drawn[:_PSEUDONYM_BYTES]).decode("ascii")
         return Patient(PSEUDONYM_PREFIX + name, -1 - offset)
+
+    def file_name(self, content: bytes) -> str:
+        """Return what stands for a file's name, which may be a person's; the same in every run."""
+        return self._mac(b"file name:" + content)[:_FILE_NAME_BYTES].hex()
 
     def seal(self, content: bytes) -> str:
         """Return a mark that only a holder of the key could have put on `content`."""

@@ -4,7 +4,6 @@ import itertools
 import json
 import logging
 import os
-import re
 import time
 from argparse import ArgumentParser
 from dataclasses import asdict, dataclass, replace
@@ -52,16 +51,18 @@ from workers.deidentify.verdict import (
 log = logging.getLogger("cloister.workers")
 
 _MAX_FILE_BYTES = 512 * 1024**2
-_SAFE_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+NOT_WRITTEN = "not_written"
+"""Reason of a file that was released and for which the output folder had no room."""
 
 
 @dataclass(frozen=True)
 class Report:
     """What became of one file.
 
-    output: the name of the picture that was written. dicom: that of the de-identified object beside
-    it, where the file was DICOM; a report or plan has an object and no picture. dicom_reason: why
-    a released picture has no object beside it. tags: how often each action was done to its header.
+    output: the name of the picture that was written; it says nothing of the file's. dicom: that of
+    the de-identified object beside it, where the file was DICOM; a report or plan has an object and
+    no picture. dicom_reason: why a released picture has no object beside it. tags: how often each
+    action was done to its header.
     """
 
     file: str
@@ -110,18 +111,25 @@ class Command(BaseCommand):
         files = _files(path)
         _prepare(output, path)
         mapping = _mapping(key_file)
+        reports: list[Report] = []
         try:
             detectors = detectors_for(PROFILES[profile])
-            progress = track(
+            for file, name in track(
                 files, description="de-identifying", console=Console(stderr=True), transient=True
-            )
-            reports = [
-                _deidentify_file(file, name, output, PROFILES[profile], detectors, mapping=mapping)
-                for file, name in progress
-            ]
+            ):
+                reports.append(
+                    _deidentify_file(
+                        file, name, output, PROFILES[profile], detectors, mapping=mapping
+                    )
+                )
         except (ModelRefused, ServicesUnavailable) as exc:
             raise CommandError(str(exc)) from exc
-        self.stdout.write(_as_json(reports) if json else _as_lines(reports))
+        finally:
+            # Whatever ended the run: only here stands which output came of which file.
+            if reports or not files:
+                self.stdout.write(_as_json(reports) if json else _as_lines(reports))
+        if lost := sum(report.reason == NOT_WRITTEN for report in reports):
+            raise CommandError(f"{lost} released files could not be written")
 
 
 def _files(path: Path) -> list[tuple[Path, str]]:
@@ -160,13 +168,16 @@ def _deidentify_file(
 ) -> Report:
     started = time.monotonic()
     result: Deidentified | None = None
-    written = named = reason = None
+    reason: Reason | None = None
     covered = Covered(None, {})
+    outputs: dict[str, bytes] = {}
+    base = ""
     try:
         content = _read(file)
+        base = mapping.file_name(content)
         if media.sniff_video(content[: media.HEAD_BYTES]):
             return _deidentify_video(
-                content, file, name, output=output, profile=profile, detectors=detectors
+                content, name, base, output=output, profile=profile, detectors=detectors
             )
         result, covered = _deidentify_content(content, profile, detectors, mapping)
     except Rejected as exc:
@@ -180,22 +191,23 @@ def _deidentify_file(
         )
         reason = Reason.DECODE_FAILED
     verdict = "rejected" if reason else result.verdict if result else "released"
+    reason = reason or (result.reason if result else None)
     if verdict == "released":
         if result:
-            written = _write(encode_preview(result.pixels), output, file.stem, "jpg")
+            outputs["jpg"] = encode_preview(result.pixels)
         if covered.content:
-            named = _write(covered.content, output, file.stem, "dcm")
-    reason = reason or (result.reason if result else None)
+            outputs["dcm"] = covered.content
+    names = _write(outputs, output, base)
     return Report(
         file=name,
-        verdict=verdict,
-        reason=reason.value if reason else None,
+        verdict=verdict if names is not None else "rejected",
+        reason=(reason.value if reason else None) if names is not None else NOT_WRITTEN,
         seconds=round(time.monotonic() - started, 3),
         faces=[_face(face) for face in result.boxes.faces] if result else [],
         text=_writing(result.boxes, *result.pixels.shape[:2]) if result else [],
         tags={action.value: count for action, count in covered.counts.items()},
-        output=written,
-        dicom=named,
+        output=(names or {}).get("jpg"),
+        dicom=(names or {}).get("dcm"),
         dicom_reason=covered.reason.value if covered.reason else None,
     )
 
@@ -229,8 +241,8 @@ def _deidentify_content(
 
 def _deidentify_video(
     content: bytes,
-    file: Path,
     name: str,
+    base: str,
     *,
     output: Path,
     profile: Profile,
@@ -239,16 +251,18 @@ def _deidentify_video(
     """Raises Rejected."""
     started = time.monotonic()
     film = deidentify_film(content, profile, detectors)
-    released = film.verdict == "released"
+    outputs = {"webm": film.content} if film.verdict == "released" else {}
+    names = _write(outputs, output, base)
+    reason = film.reason.value if film.reason else None
     return Report(
         file=name,
-        verdict=film.verdict,
-        reason=film.reason.value if film.reason else None,
+        verdict=film.verdict if names is not None else "rejected",
+        reason=reason if names is not None else NOT_WRITTEN,
         seconds=round(time.monotonic() - started, 3),
         faces=[_face(face) for face in film.seen.faces],
         text=_writing(film.seen, film.height, film.width),
         tags={},
-        output=_write(film.content, output, file.stem, "webm") if released else None,
+        output=(names or {}).get("webm"),
     )
 
 
@@ -298,18 +312,29 @@ def _read(file: Path) -> bytes:
         raise Rejected(Reason.UNREADABLE_FILE) from exc
 
 
-def _write(content: bytes, output: Path, stem: str, suffix: str) -> str:
-    """Write a new file and return its name; nothing that exists is ever overwritten.
+def _write(contents: dict[str, bytes], output: Path, base: str) -> dict[str, str] | None:
+    """Write new files of one name, by their suffixes; nothing that exists is ever overwritten.
 
-    A stem of plain letters and digits is kept, so the operator finds the picture again; any other
-    is replaced, because it may say more than a name should.
+    Returns the names, or None where not all of them could be written: then none of them is left.
     """
-    base = stem if _SAFE_STEM.fullmatch(stem) else "picture"
+    names: dict[str, str] = {}
+    for suffix, content in contents.items():
+        try:
+            names[suffix] = _write_one(content, output, base, suffix)
+        except OSError:
+            for name in names.values():
+                (output / name).unlink(missing_ok=True)
+            return None
+    return names
+
+
+def _write_one(content: bytes, output: Path, base: str, suffix: str) -> str:
+    """Write a new file and return its name. Raises OSError, and leaves no part of it behind."""
 
     def numbered(number: int) -> str:
         return f"{base}.{suffix}" if number == 1 else f"{base}-{number}.{suffix}"
 
-    # Thousands of files may ask for the same name: the gap is searched for, not walked to.
+    # Thousands of equal files ask for the same name: the gap is searched for, not walked to.
     taken, free = 0, 1
     while (output / numbered(free)).exists():
         taken, free = free, 2 * free
@@ -317,15 +342,18 @@ def _write(content: bytes, output: Path, stem: str, suffix: str) -> str:
         middle = (taken + free) // 2
         taken, free = (middle, free) if (output / numbered(middle)).exists() else (taken, middle)
     for number in itertools.count(free):
-        name = numbered(number)
+        path = output / numbered(number)
         try:
-            with (output / name).open("xb") as file:
-                file.write(content)
+            file = path.open("xb")
         except FileExistsError:
             continue
-        except OSError as exc:
-            raise CommandError("the output folder cannot be written") from exc
-        return name
+        try:
+            with file:
+                file.write(content)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        return path.name
     raise AssertionError("counting does not end")
 
 
