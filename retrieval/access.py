@@ -47,10 +47,15 @@ def acting_as(actor: User, purpose: Purpose) -> Iterator[None]:
 
 
 @contextmanager
-def processing(collection_id: int) -> Iterator[None]:
-    """A worker's transaction: rows of one collection, whoever asked for the work."""
+def processing(collection_id: int, *, training: UUID | None = None) -> Iterator[None]:
+    """A worker's transaction: rows of one collection, whoever asked for the work.
+
+    training: the one reservation that may be changed in it, where one is (migration 0013).
+    """
     with transaction.atomic(durable=True):
         _set_context("collection", str(collection_id))
+        if training is not None:
+            _set_context("training", str(training))
         yield
 
 

@@ -119,14 +119,25 @@ def propose_raise(
 
 
 def approve_raise(proposal_id: int, *, actor: User) -> None:
-    """Let a proposed raise hold. Raises SecondPersonNeeded for who proposed it, AccessDenied
-    where it is not open or the budget was changed since."""
+    """Let a proposed raise hold.
+
+    Raises SecondPersonNeeded for who proposed it, for who got the right only afterwards, and where
+    one of the two made or changed the other's account: a second name is no second person. Raises
+    AccessDenied where it is not open or the budget was changed since.
+    """
     _require_officer(actor)
     with access.acting_as(actor, PURPOSE):
         proposal = _open_proposal(proposal_id)
         if proposal.proposed_by_id == actor.pk:
             raise SecondPersonNeeded("a raise is approved by somebody else")
         with connection.cursor() as cursor:
+            cursor.execute("SELECT cloister_is_second_person(%s)", [proposal_id])
+            (is_second,) = cursor.fetchone()
+            if not is_second:
+                raise SecondPersonNeeded(
+                    f"user {actor.pk} did not hold the right before the proposal, or one of the two"
+                    " has changed the other's account"
+                )
             cursor.execute("SELECT cloister_approve_raise(%s)", [proposal_id])
             (applied,) = cursor.fetchone()
         if not applied:
@@ -274,6 +285,7 @@ def _reserve_locked(new: Reservation, actor: User | None, compose: Compose) -> N
         budget_delta=budget.delta,
         unit=str(new.unit),
         units=new.units,
+        plan=new.plan,
     )
     new.save(force_insert=True)
 
@@ -284,7 +296,7 @@ def resume(reservation: Reservation, *, actor: User | None) -> None:
     Raises BudgetExceeded where it was resumed before or is closed: a state that could be put
     back again and again would draw fresh noise each time, and average it away.
     """
-    with access.processing(reservation.collection_id):
+    with access.processing(reservation.collection_id, training=reservation.pk):
         resumed = Reservation.objects.filter(
             pk=reservation.pk, state=Charge.OPEN, resumed_at__isnull=True
         ).update(resumed_at=timezone.now())
@@ -295,7 +307,28 @@ def resume(reservation: Reservation, *, actor: User | None) -> None:
             actor=actor,
             collection=reservation.collection_id,
             reservation=reservation.pk,
+            steps_claimed=reservation.steps_claimed,
         )
+
+
+def claim(reservation: Reservation, steps: int) -> int:
+    """Note that the training's first `steps` steps may touch the data from now on.
+
+    Called before they are taken, so that a state put back from an old copy cannot take them
+    again. Returns how many were noted before. Raises BudgetExceeded where that is more, the plan
+    has fewer, or the reservation is closed.
+    """
+    planned = sum(one.steps for one in _mechanisms(reservation.plan))
+    with access.processing(reservation.collection_id, training=reservation.pk):
+        found = (
+            Reservation.objects.select_for_update()
+            .filter(pk=reservation.pk, state=Charge.OPEN)
+            .first()
+        )
+        if found is None or not found.steps_claimed <= steps <= planned:
+            raise BudgetExceeded(f"reservation {reservation.pk} does not have these steps to take")
+        Reservation.objects.filter(pk=reservation.pk).update(steps_claimed=steps)
+    return found.steps_claimed
 
 
 def settle(
@@ -324,7 +357,7 @@ def _close(
     actor: User | None,
     compose: Compose,
 ) -> Reservation:
-    with access.processing(collection_id):
+    with access.processing(collection_id, training=reservation_id):
         budget = _locked(collection_id)
         found = Reservation.objects.filter(pk=reservation_id, state=Charge.OPEN).first()
         if found is None:
@@ -345,6 +378,7 @@ def _close(
             epsilon=found.epsilon,
             delta=found.delta,
             total_epsilon=found.closed_total_epsilon,
+            spent=found.spent,
         )
         found.save(
             update_fields=[

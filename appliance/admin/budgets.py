@@ -187,7 +187,11 @@ class BudgetAdmin(ReadOnlyAdmin):
             decide(proposal_id, actor=actor_of(request))
             messages.success(request, "Decided.")
         except SecondPersonNeeded:
-            messages.error(request, "Somebody else has to approve what you proposed.")
+            messages.error(
+                request,
+                "Somebody else has to approve: who held the right when it was proposed, and"
+                " neither made nor changed the other's account.",
+            )
         except AccessDenied:
             messages.error(request, "Not possible: decided, outdated, or not yours to decide.")
         return redirect("admin:retrieval_budget_changelist")

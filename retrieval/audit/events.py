@@ -1,5 +1,5 @@
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from uuid import UUID
 
@@ -13,7 +13,16 @@ WRITE_TIMEOUT_S = 2
 
 
 type_of_detail = (
-    str | int | float | bool | None | UUID | Sequence[UUID] | Sequence[str] | Sequence[int]
+    str
+    | int
+    | float
+    | bool
+    | None
+    | UUID
+    | Sequence[UUID]
+    | Sequence[str]
+    | Sequence[int]
+    | Sequence[Mapping[str, float]]
 )
 
 

@@ -1,6 +1,7 @@
 import uuid
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.expressions import CombinedExpression, Value
@@ -75,6 +76,11 @@ class BudgetProposal(models.Model):
         related_name="raises_decided",
     )
     decided_at = models.DateTimeField(null=True)
+    may_approve = ArrayField(
+        models.BigIntegerField(),
+        default=list,
+        help_text="Who else held the right when it was asked for. Written by the database.",
+    )
 
     class Meta:
         default_permissions = ()
@@ -176,6 +182,9 @@ class Reservation(models.Model):
     reserved_at = models.DateTimeField(default=timezone.now)
     resumed_at = models.DateTimeField(
         null=True, help_text="When an interrupted training went on: once at most."
+    )
+    steps_claimed = models.PositiveIntegerField(
+        default=0, help_text="Steps that may have touched the data: noted before they are taken."
     )
     closed_at = models.DateTimeField(null=True)
     reserved_event = models.BigIntegerField(help_text="Its entry in the audit log.")

@@ -7,6 +7,7 @@ added up: monotone, and cheap. The real ones are tried in tests/workers.
 import math
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,7 +15,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.db import IntegrityError, connection
 
-from retrieval import access, budget
+from retrieval import access, audit, budget
 from retrieval.budget import Mechanism
 from retrieval.errors import AccessDenied, BudgetExceeded, SecondPersonNeeded
 from retrieval.models import (
@@ -62,6 +63,12 @@ def make_officer() -> User:
 
 @pytest.fixture
 def officer(db: None) -> User:
+    return make_officer()
+
+
+@pytest.fixture
+def second(db: None) -> User:
+    """Another officer, who was one before anything was proposed."""
     return make_officer()
 
 
@@ -341,14 +348,14 @@ def test_raising_epsilon_or_delta_takes_a_second_person(
 
 
 def test_a_raise_holds_once_another_officer_approves(
-    collection: Collection, officer: User, log: Log
+    collection: Collection, officer: User, second: User, log: Log
 ) -> None:
     proposal = budget.propose_raise(collection, max_epsilon=9.0, delta=DELTA, actor=officer)
     with pytest.raises(SecondPersonNeeded):
         budget.approve_raise(proposal.pk, actor=officer)
     assert max_epsilon(collection, officer) < 9.0
 
-    budget.approve_raise(proposal.pk, actor=make_officer())
+    budget.approve_raise(proposal.pk, actor=second)
 
     assert max_epsilon(collection, officer) == 9.0
     changes = [e["change"] for e in log(Kind.BUDGET_CHANGED)]
@@ -372,34 +379,95 @@ def test_who_has_not_the_right_neither_sets_nor_proposes_nor_approves(
 
 
 def test_a_raise_of_a_budget_that_was_changed_since_is_not_approved(
-    collection: Collection, officer: User
+    collection: Collection, officer: User, second: User
 ) -> None:
     proposal = budget.propose_raise(collection, max_epsilon=9.0, delta=DELTA, actor=officer)
     budget.set_budget(collection, max_epsilon=0.1, delta=DELTA, actor=officer)
 
     with pytest.raises(AccessDenied):
-        budget.approve_raise(proposal.pk, actor=make_officer())
+        budget.approve_raise(proposal.pk, actor=second)
     assert max_epsilon(collection, officer) == 0.1
 
 
 def test_a_raise_of_who_lost_the_right_is_not_approved(
-    collection: Collection, officer: User
+    collection: Collection, officer: User, second: User
 ) -> None:
     proposal = budget.propose_raise(collection, max_epsilon=9.0, delta=DELTA, actor=officer)
     officer.user_permissions.clear()
 
     with pytest.raises(AccessDenied):
-        budget.approve_raise(proposal.pk, actor=make_officer())
+        budget.approve_raise(proposal.pk, actor=second)
 
 
-def test_a_declined_raise_is_decided(collection: Collection, officer: User) -> None:
+def test_who_got_the_right_after_the_proposal_is_no_second_person(
+    collection: Collection, officer: User, var: Path
+) -> None:
+    proposal = budget.propose_raise(collection, max_epsilon=9.0, delta=DELTA, actor=officer)
+    late = make_officer()
+
+    with pytest.raises(SecondPersonNeeded, match="before the proposal"):
+        budget.approve_raise(proposal.pk, actor=late)
+    refused_by_the_database(var, late, proposal)
+
+
+@pytest.mark.parametrize("maker", ["who proposes", "who approves"])
+def test_an_account_that_one_of_the_two_changed_is_no_second_person(
+    collection: Collection, officer: User, second: User, var: Path, maker: str
+) -> None:
+    one, two = (officer, second) if maker == "who proposes" else (second, officer)
+    audit.record(Kind.USER_CHANGED, actor=one, user=two.pk, change="added", fields=None)
+    proposal = budget.propose_raise(collection, max_epsilon=9.0, delta=DELTA, actor=officer)
+
+    with pytest.raises(SecondPersonNeeded, match="the other's account"):
+        budget.approve_raise(proposal.pk, actor=second)
+    refused_by_the_database(var, second, proposal)
+
+
+def test_a_changed_account_of_somebody_else_is_no_hindrance(
+    collection: Collection, officer: User, second: User
+) -> None:
+    audit.record(Kind.USER_CHANGED, actor=officer, user=int(f"{second.pk}1"), change="added")
+    audit.record(Kind.USER_CHANGED, actor=officer, user=int(f"1{second.pk}"), change="added")
+    proposal = budget.propose_raise(collection, max_epsilon=9.0, delta=DELTA, actor=officer)
+
+    budget.approve_raise(proposal.pk, actor=second)
+
+    assert max_epsilon(collection, officer) == 9.0
+
+
+def test_who_proposes_does_not_name_who_may_approve(
+    collection: Collection, officer: User, second: User
+) -> None:
+    with access.acting_as(officer, Purpose.ADMINISTRATION):
+        proposal = BudgetProposal.objects.create(
+            collection=collection,
+            max_epsilon=9.0,
+            delta=DELTA,
+            from_max_epsilon=1.0,
+            from_delta=DELTA,
+            proposed_by=officer,
+            may_approve=[officer.pk, make_user().pk],
+        )
+        proposal.refresh_from_db()
+
+    assert proposal.may_approve == [second.pk]
+
+
+def refused_by_the_database(var: Path, approver: User, proposal: BudgetProposal) -> None:
+    with database.connect(var, "web") as web:
+        as_actor(web, approver)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="second person"):
+            web.execute("SELECT cloister_approve_raise(%s)", [proposal.pk])
+
+
+def test_a_declined_raise_is_decided(collection: Collection, officer: User, second: User) -> None:
     proposal = budget.propose_raise(collection, max_epsilon=9.0, delta=DELTA, actor=officer)
     with pytest.raises(SecondPersonNeeded, match="waits"):
         budget.propose_raise(collection, max_epsilon=8.0, delta=DELTA, actor=officer)
     budget.decline_raise(proposal.pk, actor=officer)
 
     with pytest.raises(AccessDenied):
-        budget.approve_raise(proposal.pk, actor=make_officer())
+        budget.approve_raise(proposal.pk, actor=second)
     with access.acting_as(officer, Purpose.ADMINISTRATION):
         assert BudgetProposal.objects.get().outcome == Outcome.DECLINED
 
@@ -498,3 +566,118 @@ def test_a_budget_is_a_number_that_means_something(
 ) -> None:
     with pytest.raises(psycopg.errors.CheckViolation):
         superuser.execute(f"UPDATE retrieval_budget SET max_epsilon = {epsilon}")
+
+
+Worker = psycopg.Connection[tuple[object, ...]]
+
+
+@pytest.fixture
+def open_training(collection: Collection) -> Reservation:
+    """Of two steps, one of which is claimed."""
+    made = reserve(collection, steps(2))
+    with database.role("worker"):
+        budget.claim(made, 1)
+    return made
+
+
+def as_training(worker: Worker, reservation: Reservation, *, of: Reservation | None = None) -> None:
+    worker.execute(
+        "SELECT set_config('cloister.collection', %s, false),"
+        " set_config('cloister.training', %s, false)",
+        [str(reservation.collection_id), str((of or reservation).pk)],
+    )
+
+
+CLOSES = "closed_at = now(), closed_event = 1, closed_total_epsilon = epsilon"
+ONE = '[{"noise_multiplier": 10.0, "sample_rate": 1.0, "steps": 1}]'
+TWO = ONE.replace('"steps": 1', '"steps": 2')
+
+
+FORGED = [
+    ("state = 'settled', spent = '[]', epsilon = 0, " + CLOSES, "no step left out"),
+    (f"state = 'settled', spent = '{ONE.replace('10.0', '99.0')}', {CLOSES}", "part of the"),
+    (f"state = 'settled', spent = '{ONE.replace('1}', '3}')}', {CLOSES}", "part of the plan"),
+    (f"state = 'settled', spent = '{TWO}', epsilon = 0, {CLOSES}", "charged in full"),
+    (f"state = 'settled', spent = '{ONE}', epsilon = 9, {CLOSES}", "and nothing else"),
+    (f"state = 'settled', spent = '{ONE}', steps_claimed = 0, {CLOSES}", "and nothing else"),
+    (f"state = 'settled', spent = '{ONE}', closed_at = now()", "and nothing else"),
+    (f"state = 'void', epsilon = 0, {CLOSES}", "charged in full"),
+    ("epsilon = 0", "claims its steps and resumes once"),
+    ("steps_claimed = 0", "claims its steps and resumes once"),
+    ("steps_claimed = 3", "claims its steps and resumes once"),
+]
+
+
+def test_the_database_lets_a_training_charge_nothing_but_what_ran(
+    open_training: Reservation, var: Path
+) -> None:
+    with database.connect(var, "worker") as worker:
+        as_training(worker, open_training)
+        for change, reason in FORGED:
+            with pytest.raises(psycopg.errors.CheckViolation, match=reason):
+                worker.execute(f"UPDATE retrieval_reservation SET {change}")
+        settled = f"UPDATE retrieval_reservation SET state = 'settled', spent = '{ONE}', {CLOSES}"
+        assert worker.execute(settled).rowcount == 1
+
+
+def test_the_database_lets_a_training_resume_once(open_training: Reservation, var: Path) -> None:
+    resumes = "UPDATE retrieval_reservation SET resumed_at = clock_timestamp()"
+    with database.connect(var, "worker") as worker:
+        as_training(worker, open_training)
+        worker.execute(resumes)
+        with pytest.raises(psycopg.errors.CheckViolation, match="resumes once"):
+            worker.execute(resumes)
+        with pytest.raises(psycopg.errors.CheckViolation, match="resumes once"):
+            worker.execute("UPDATE retrieval_reservation SET resumed_at = NULL")
+
+
+def test_the_database_lets_a_training_close_no_other_one(
+    open_training: Reservation, collection: Collection, var: Path
+) -> None:
+    settles = f"UPDATE retrieval_reservation SET state = 'settled', spent = '{TWO}', {CLOSES}"
+    other = Reservation(pk="00000000-0000-0000-0000-000000000001", collection=collection)
+    with database.connect(var, "worker") as worker:
+        as_training(worker, open_training, of=other)
+        with pytest.raises(psycopg.errors.CheckViolation, match="another training"):
+            worker.execute(settles)
+
+
+def test_the_database_reserves_no_more_than_the_budget(
+    open_training: Reservation, var: Path
+) -> None:
+    copied = (
+        "INSERT INTO retrieval_reservation (id, collection_id, state, unit, units, plan, delta,"
+        " epsilon, budget_delta, total_epsilon, reserved_at, reserved_event, steps_claimed)"
+        " SELECT gen_random_uuid(), collection_id, 'open', unit, units, plan, delta, epsilon,"
+        " budget_delta, {}, now(), 1, {} FROM retrieval_reservation"
+    )
+    with database.connect(var, "worker") as worker:
+        as_training(worker, open_training)
+        with pytest.raises(psycopg.errors.CheckViolation, match="does not allow"):
+            worker.execute(copied.format("total_epsilon * 2", 0))
+        with pytest.raises(psycopg.errors.CheckViolation, match="all of its plan"):
+            worker.execute(copied.format("total_epsilon", 1))
+
+
+def test_nobody_deletes_a_reservation_by_mistake(
+    open_training: Reservation, superuser: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    for statement in (
+        "DELETE FROM retrieval_reservation",
+        "TRUNCATE retrieval_reservation CASCADE",
+    ):
+        with pytest.raises(psycopg.errors.CheckViolation, match="stays in the ledger"):
+            superuser.execute(statement)
+
+
+def test_steps_are_claimed_upwards_within_the_plan_while_it_is_open(
+    open_training: Reservation,
+) -> None:
+    with database.role("worker"):
+        assert budget.claim(open_training, 2) == 1
+        for steps_taken in (1, 3):
+            with pytest.raises(BudgetExceeded, match="these steps"):
+                budget.claim(open_training, steps_taken)
+        budget.void(open_training, actor=None, compose=compose)
+        with pytest.raises(BudgetExceeded, match="these steps"):
+            budget.claim(open_training, 2)

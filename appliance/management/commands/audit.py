@@ -13,7 +13,7 @@ from django.db import DatabaseError, InterfaceError, close_old_connections
 from django.utils.dateparse import parse_date, parse_datetime
 
 from appliance.management.console import find_user, services
-from retrieval import access, keys
+from retrieval import access, keys, ledger
 from retrieval import audit as log
 from retrieval.audit import atna, checkpoint, export, fhir, outside, syslog
 from retrieval.audit.entries import Entry, in_utc
@@ -69,26 +69,37 @@ class Command(BaseCommand):
             raise CommandError("a file cannot be read or written") from error
 
     def verify(self, **options: Any) -> None:
+        compared = None
         if options["export"]:
             found = verify_offline(options["export"], options["public_key"], options["checkpoint"])
         else:
-            found = self.verify_database(options["checkpoint"], options["public_key"])
+            found, compared = self.verify_database(options["checkpoint"], options["public_key"])
         if options["json"]:
-            self.stdout.write(json.dumps(as_document(found)))
+            self.stdout.write(json.dumps(as_document(found) | {"ledger": as_ledger(compared)}))
         if not found.holds:
             raise CommandError(f"entry {found.first_wrong} is wrong: {found.problem}")
+        if compared and not compared.holds:
+            raise CommandError(
+                f"the ledger is not what entry {compared.entry} says: {compared.problem}"
+            )
         if not options["json"]:
             against = f"checkpoint {found.checkpoint}" if found.checkpoint else "its own chain only"
             holds = "the chain holds" if found.complete else "a part: others may have been left out"
             self.stdout.write(f"{found.entries} entries, {holds}, against {against}")
+            if compared:
+                self.stdout.write(f"{compared.trainings} private trainings, as the log says")
 
-    def verify_database(self, path: Path | None, key_file: Path | None) -> log.Verification:
+    def verify_database(
+        self, path: Path | None, key_file: Path | None
+    ) -> tuple[log.Verification, ledger.Comparison]:
+        """The log against what was kept outside, and the ledger of privacy against the log."""
         with services():
             key = read_key(key_file) if key_file else keys.public_key()
             kept = outside.load(path, key) if path else outside.configured()
             operator = find_user(access.OPERATOR)
             with access.acting_as(operator, Purpose.ADMINISTRATION):
                 found = log.verify(kept)
+                compared = ledger.verify()
             log.record(
                 Kind.AUDIT_VERIFIED,
                 actor=operator,
@@ -96,8 +107,9 @@ class Command(BaseCommand):
                 entries=found.entries,
                 first_wrong=found.first_wrong,
                 checkpoint=found.checkpoint,
+                ledger_differs=not compared.holds,
             )
-        return found
+        return found, compared
 
     def take(self, output: Path | None) -> None:
         with services():
@@ -289,4 +301,15 @@ def as_document(found: log.Verification) -> dict[str, Any]:
         "first_wrong": found.first_wrong,
         "last_possible": found.last_possible,
         "problem": found.problem or None,
+    }
+
+
+def as_ledger(compared: ledger.Comparison | None) -> dict[str, Any] | None:
+    if compared is None:
+        return None
+    return {
+        "trainings": compared.trainings,
+        "holds": compared.holds,
+        "entry": compared.entry,
+        "problem": compared.problem or None,
     }
