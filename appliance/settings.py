@@ -150,6 +150,7 @@ UNFOLD = {
     "SITE_HEADER": "Cloister",
     "SITE_SUBHEADER": "Private image retrieval",
     "SITE_URL": "/",
+    "ENVIRONMENT": "appliance.admin.break_glass.badge",
     "SHOW_HISTORY": False,
     "SHOW_VIEW_ON_SITE": False,
     "STYLES": [lambda _request: static("cloister/admin.css")],

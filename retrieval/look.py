@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from retrieval import access, audit, storage
-from retrieval.errors import AccessDenied
+from retrieval import access, audit, break_glass, queue, storage
+from retrieval.errors import AccessDenied, Reason, Rejected
 from retrieval.models import Image, Kind, Purpose, State, User
 from retrieval.models.grant import Capability
 from retrieval.storage import Form
 
 SHOWN_FORMS = (Form.PREVIEW, Form.THUMBNAIL)
+SHOW_ORIGINAL = "show_original"
+ORIGINAL_TIMEOUT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,29 @@ def recorded_picture(image_id: UUID, form: Form, *, actor: User, purpose: Purpos
     """The de-identified JPEG of an image whose showing is on the log already, as a search's
     or a list's. The right to see it is looked up anew."""
     return storage.read(_authorised_form(image_id, form, actor, purpose), form)
+
+
+def original(image_id: UUID, *, actor: User, purpose: Purpose) -> bytes:
+    """The original's pixels as a JPEG, for who broke the glass for them; nothing else of the file.
+
+    A worker decodes it in its sandbox and asks the database again. The look is on the log before
+    this returns. Raises AccessDenied, on the log as well; Rejected where it cannot be decoded;
+    ServicesUnavailable; AuditUnavailable.
+    """
+    image = _authorised(image_id, actor, purpose)
+    try:
+        break_glass.require_originals(actor, purpose, image.collection_id)
+    except AccessDenied:
+        audit.record(Kind.IMAGE_DENIED, actor=actor, purpose=purpose, image=image_id)
+        raise
+    arguments = (actor.pk, image.collection_id, str(image.pk))
+    reason, _, content = queue.ask(
+        SHOW_ORIGINAL, arguments, timeout_s=ORIGINAL_TIMEOUT_S
+    ).partition(b"\n")
+    if reason:
+        raise Rejected(Reason(reason.decode()))
+    _record_look(image, "original", actor, purpose)
+    return content
 
 
 def _record_look(image: Image, form: str, actor: User, purpose: Purpose) -> int:

@@ -7,6 +7,7 @@ rows (outbox.py), and a query that is not answered in time is an error the calle
 import struct
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, cast
@@ -31,6 +32,7 @@ from retrieval.models import Stage
 QUERY_TIMEOUT_S: Final = 20.0
 REPLY_LIFETIME_S: Final = 300
 SOCKET_TIMEOUT_S: Final = 5.0
+ANSWER_LIFETIME_S: Final = 30
 ENCODE_QUERY: Final = "encode_query"
 QUERY_QUEUE: Final = "query"
 
@@ -170,6 +172,30 @@ def _unpack(content: bytes) -> list[bytes]:
         parts.append(content[offset + 4 : offset + 4 + length])
         offset += 4 + length
     return parts
+
+
+def ask(task: str, arguments: Sequence[int | str], *, timeout_s: float) -> bytes:
+    """Have a query worker run `task` with an address for its answer and `arguments`, ids only.
+
+    Raises ServicesUnavailable (transient) where no answer comes within `timeout_s`.
+    """
+    reply_to = f"reply:{uuid.uuid4().hex}"
+    try:
+        app.send_task(task, args=[reply_to, *arguments], queue=QUERY_QUEUE, expires=timeout_s)
+        sealed = _wait_for(reply_to, _broker(), timeout_s)
+    except (OperationalError, redis.RedisError) as error:
+        raise ServicesUnavailable("the broker does not answer") from error
+    if sealed is None:
+        raise ServicesUnavailable(f"no worker answered within {timeout_s:.0f} s")
+    return keys.unseal_message(sealed, context=reply_to.encode())
+
+
+def answer(reply_to: str, content: bytes) -> None:
+    """For the worker: hand `content` back to who asked, sealed."""
+    pipeline = _broker().pipeline()
+    pipeline.rpush(reply_to, keys.seal_message(content, context=reply_to.encode()))
+    pipeline.expire(reply_to, ANSWER_LIFETIME_S)
+    pipeline.execute()
 
 
 @lru_cache(maxsize=1)

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Callable
 
-from retrieval import outbox, queue
-from retrieval.errors import CloisterError, EncoderUnavailable, LeaseLost
+from retrieval import look, outbox, queue
+from retrieval.errors import AccessDenied, CloisterError, EncoderUnavailable, LeaseLost
 from retrieval.models import Stage, Work
 from retrieval.queue import QueryVectors, app
-from workers import stages
+from workers import originals, stages
 
 log = logging.getLogger("cloister.tasks")
 
@@ -41,6 +41,15 @@ def encode_query(reply_to: str) -> None:
         log.exception("a query could not be encoded")
         answer = EncoderUnavailable("the encoder failed")
     queue.reply(reply_to, answer)
+
+
+@app.task(name=look.SHOW_ORIGINAL)
+def show_original(reply_to: str, actor_id: int, collection_id: int, image_id: str) -> None:
+    """Answer with the original's pixels where the glass is broken; else nobody is answered."""
+    try:
+        queue.answer(reply_to, originals.shown(actor_id, collection_id, image_id))
+    except AccessDenied:
+        log.warning("image %s: no glass is broken for its original", image_id)
 
 
 def _run(work_id: int, do: Callable[[Work], None]) -> None:

@@ -4,6 +4,7 @@ from django.contrib import admin
 
 from appliance.admin import (
     audit,
+    break_glass,
     budgets,
     certificates,
     collections,
@@ -16,6 +17,7 @@ from appliance.admin import (
 
 __all__ = [
     "audit",
+    "break_glass",
     "budgets",
     "certificates",
     "collections",

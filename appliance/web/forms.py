@@ -5,6 +5,7 @@ from django import forms
 from django.contrib.auth.forms import PasswordChangeForm
 from django.http import QueryDict
 
+from retrieval.break_glass import LEAST_REASON_CHARS, MAX_REASON_CHARS
 from retrieval.models import BoxKind, Collection, Purpose, RemovalReason
 from retrieval.review import Drawn
 
@@ -69,6 +70,25 @@ class PurposeForm(forms.Form):
         field = self.fields["purpose"]
         assert isinstance(field, forms.ChoiceField)  # noqa: S101  declared above
         field.choices = [(p.value, p.label) for p in granted]
+
+
+class BreakGlassForm(forms.Form):
+    """What is opened, why, and once more who asks. The name is typed: a list would tell names."""
+
+    collection = forms.CharField(label="Collection", max_length=100)
+    reason = forms.CharField(
+        label="Reason",
+        min_length=LEAST_REASON_CHARS,
+        max_length=MAX_REASON_CHARS,
+        widget=forms.Textarea(attrs={"rows": 3}),
+    )
+    originals = forms.BooleanField(label="Original pixels as well", required=False)
+    password = forms.CharField(
+        label="Your password",
+        max_length=4096,
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+    )
 
 
 class DecisionForm(forms.Form):

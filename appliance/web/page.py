@@ -6,7 +6,7 @@ from django.http import HttpRequest
 
 from appliance.web import purpose
 from appliance.web.forms import PurposeForm
-from retrieval import access
+from retrieval import access, break_glass
 from retrieval.models import User
 from retrieval.models.grant import Capability
 
@@ -34,6 +34,14 @@ class Frame:
             return False
         current = purpose.of_session(self.request)
         return bool(access.collections_where(user, current, Capability.REVIEW))
+
+    @cached_property
+    def unreviewed_glass(self) -> int:
+        """How many break-glass wait for this officer; 0 for everybody else."""
+        user = self.request.user
+        if not isinstance(user, User) or user.must_change_password:
+            return 0
+        return break_glass.count_unreviewed(user)
 
 
 def frame(request: HttpRequest) -> dict[str, Frame]:

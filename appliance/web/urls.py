@@ -1,12 +1,15 @@
 from django.urls import path
 
-from appliance.web.views import health, image, review, search, session
+from appliance.web.views import break_glass, health, image, review, search, session
 
 urlpatterns = [
     path("", search.search_page, name="search"),
     path("images/<uuid:image_id>/", image.image_page, name="image"),
     path("images/<uuid:image_id>/preview", image.preview, name="preview"),
     path("images/<uuid:image_id>/thumbnail", image.thumbnail, name="thumbnail"),
+    path("images/<uuid:image_id>/original", image.original, name="original"),
+    path("break-glass/", break_glass.page, name="break_glass"),
+    path("break-glass/<uuid:broken_id>/close", break_glass.close, name="close_glass"),
     path("review/", review.queue_page, name="review"),
     path("review/<uuid:image_id>/", review.case_page, name="review_case"),
     path("review/<uuid:image_id>/boxes", review.change_boxes, name="review_boxes"),

@@ -92,6 +92,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
 $$;
 
 -- Where the glass is broken, its breaker may what a searcher may, for emergency treatment only.
+-- For a badge: how many wait for this officer. Without a context, as any page may ask.
+CREATE FUNCTION cloister_unreviewed_glass(officer bigint) RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+    SELECT CASE WHEN cloister_holds_right(officer, '{review_breakglass}')
+                THEN (SELECT count(*) FROM retrieval_breakglass b
+                      WHERE b.verdict = '' AND b.user_id <> officer) ELSE 0 END
+$$;
+
 -- Replaced in place: the policies know it by its identity.
 CREATE OR REPLACE FUNCTION cloister_granted(roles text[]) RETURNS bigint[]
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
@@ -123,10 +131,10 @@ BEGIN
 END $$;
 
 REVOKE EXECUTE ON FUNCTION cloister_break_glass,
-    cloister_close_glass, cloister_review_glass, cloister_glass_broken,
+    cloister_close_glass, cloister_review_glass, cloister_glass_broken, cloister_unreviewed_glass,
     cloister_sweep_kept_queries FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cloister_break_glass, cloister_close_glass, cloister_review_glass,
-    cloister_glass_broken TO cloister_web;
+    cloister_glass_broken, cloister_unreviewed_glass TO cloister_web;
 GRANT EXECUTE ON FUNCTION cloister_glass_broken, cloister_sweep_kept_queries TO cloister_worker;
 """
 

@@ -9,8 +9,8 @@ from django.views.decorators.http import require_safe
 
 from appliance.web import ticket
 from appliance.web.purpose import actor_of, of_session
-from retrieval import look
-from retrieval.errors import AccessDenied
+from retrieval import access, look
+from retrieval.errors import AccessDenied, Rejected
 from retrieval.models import Purpose, State
 from retrieval.storage import Form
 
@@ -18,9 +18,16 @@ from retrieval.storage import Form
 @never_cache
 @require_safe
 def image_page(request: HttpRequest, image_id: UUID) -> HttpResponse:
-    seen = look.look_at(image_id, actor=actor_of(request), purpose=of_session(request))
+    actor, purpose = actor_of(request), of_session(request)
+    seen = look.look_at(image_id, actor=actor, purpose=purpose)
     template = "image_part.html" if request.headers.get("HX-Request") else "image.html"
-    context = {"image": seen.image, "seen": seen, "is_indexed": seen.image.state == State.INDEXED}
+    opened = access.opened_by_glass(actor, originals=True)
+    context = {
+        "image": seen.image,
+        "seen": seen,
+        "is_indexed": seen.image.state == State.INDEXED,
+        "shows_original": purpose == Purpose.EMERGENCY and seen.image.collection_id in opened,
+    }
     return render(request, template, context)
 
 
@@ -47,11 +54,21 @@ def thumbnail(request: HttpRequest, image_id: UUID, purpose: Purpose | None = No
     )
 
 
-def jpeg(content: bytes) -> HttpResponse:
+@require_safe
+def original(request: HttpRequest, image_id: UUID) -> HttpResponse:
+    """Its pixels before anything was covered, for who broke the glass; a download, never a page."""
+    try:
+        content = look.original(image_id, actor=actor_of(request), purpose=of_session(request))
+    except Rejected as rejected:
+        raise AccessDenied(f"image {image_id}: {rejected.reason}") from rejected
+    return jpeg(content, disposition=f'attachment; filename="{image_id}.jpg"')
+
+
+def jpeg(content: bytes, *, disposition: str = "inline") -> HttpResponse:
     """A picture the appliance encoded itself, for this reader's eyes and no cache."""
     headers = {
         "Cache-Control": "private, no-store",
-        "Content-Disposition": "inline",
+        "Content-Disposition": disposition,
         "Cross-Origin-Resource-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
     }

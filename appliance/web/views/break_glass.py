@@ -1,0 +1,79 @@
+"""Access in an emergency: a reason, who one is once more, an hour. See `retrieval.break_glass`."""
+
+from uuid import UUID
+
+from django.contrib.auth import authenticate
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_http_methods, require_POST
+
+from appliance.web import purpose
+from appliance.web.forms import BreakGlassForm
+from appliance.web.purpose import actor_of, of_session
+from retrieval import access, audit, break_glass
+from retrieval.errors import AccessDenied
+from retrieval.models import Kind, Purpose
+
+NOT_OPENED = "Nothing was opened: the password is wrong, or there is no collection of that name."
+"""One sentence for both: what is there is not told to who cannot say who they are."""
+
+
+@sensitive_post_parameters("password", "reason")
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def page(request: HttpRequest) -> HttpResponse:
+    """What is open, and the form. Its answer after a post is the search page, for emergencies."""
+    if request.method != "POST":
+        return _page(request, BreakGlassForm(initial=_asked_for(request)))
+    form = BreakGlassForm(request.POST)
+    if not form.is_valid():
+        return _page(request, form, "Say which collection and why, in a sentence.", 400)
+    actor = actor_of(request)
+    again = authenticate(
+        request, username=actor.get_username(), password=form.cleaned_data["password"]
+    )
+    if again is None or again.pk != actor.pk:
+        audit.record(Kind.SIGN_IN_FAILED, actor=actor, at="break_glass")
+        return _page(request, form, NOT_OPENED, 403)
+    try:
+        break_glass.break_glass(
+            form.cleaned_data["collection"],
+            reason=form.cleaned_data["reason"],
+            originals=form.cleaned_data["originals"],
+            actor=actor,
+        )
+    except (AccessDenied, ValueError):
+        return _page(request, form, NOT_OPENED, 403)
+    purpose.declare(request, Purpose.EMERGENCY)
+    return redirect("search")
+
+
+@require_POST
+def close(request: HttpRequest, broken_id: UUID) -> HttpResponse:
+    break_glass.close(broken_id, actor=actor_of(request))
+    return redirect("break_glass")
+
+
+def _page(
+    request: HttpRequest, form: BreakGlassForm, problem: str = "", status: int = 200
+) -> HttpResponse:
+    context = {
+        "form": form,
+        "problem": problem,
+        "opened": break_glass.open_to(actor_of(request)),
+    }
+    return render(request, "break_glass.html", context, status=status)
+
+
+def _asked_for(request: HttpRequest) -> dict[str, object]:
+    """The collection of the image somebody came from, where they may see that image."""
+    actor, of_use = actor_of(request), of_session(request)
+    try:
+        image_id = UUID(request.GET.get("image", ""))
+        with access.acting_as(actor, of_use):
+            image = access.find_image(image_id, actor=actor, purpose=of_use)
+    except (ValueError, AccessDenied):
+        return {}
+    return {"collection": image.collection.name, "originals": True}
