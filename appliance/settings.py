@@ -43,6 +43,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "appliance.web.middleware.SecondFactorMiddleware",
     "appliance.web.middleware.PasswordChangeMiddleware",
     "appliance.web.middleware.EveryAnswerIsRecordedMiddleware",
     "appliance.web.middleware.FailClosedMiddleware",

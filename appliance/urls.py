@@ -10,9 +10,9 @@ to_sign_in = RedirectView.as_view(url=reverse_lazy("sign_in"), query_string=True
 to_password = RedirectView.as_view(url=reverse_lazy("change_password"))
 
 urlpatterns = [
-    path("admin/login/", login_not_required(to_sign_in)),
-    path("admin/logout/", SignOut.as_view()),
-    path("admin/password_change/", to_password),
+    path("admin/login/", login_not_required(to_sign_in), name="admin_sign_in"),
+    path("admin/logout/", SignOut.as_view(), name="admin_sign_out"),
+    path("admin/password_change/", to_password, name="admin_password"),
     path("admin/", admin.site.urls),
     path("", include("appliance.web.urls")),
 ]

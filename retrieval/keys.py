@@ -134,6 +134,15 @@ def unwrap_query_key(wrapped: bytes, kept_id: UUID) -> bytes:
     return unseal(wrapped, key=_derived("kept queries"), context=kept_id.bytes)
 
 
+def seal_authenticator(data: bytes, *, context: bytes) -> bytes:
+    """Seal an authenticator app's key: whoever reads the database computes no code."""
+    return seal(data, key=_derived("authenticators"), context=context)
+
+
+def unseal_authenticator(sealed: bytes, *, context: bytes) -> bytes:
+    return unseal(sealed, key=_derived("authenticators"), context=context)
+
+
 def content_hash(collection_id: int) -> "hmac.HMAC":
     """A running HMAC-SHA256 for a file's bytes, to be fed with `update`.
 

@@ -1,5 +1,6 @@
 """Rows as tests need them, made the way the application makes them."""
 
+import base64
 import io
 import itertools
 import uuid
@@ -7,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from django.test import Client
+from django_otp.oath import totp
 from PIL import Image as Picture
 
-from retrieval import access, index, keys, storage
+from retrieval import access, index, keys, second_factor, storage
 from retrieval.models import (
     Collection,
     EncoderVersion,
@@ -38,6 +41,31 @@ def make_user(name: str = "", **fields: Any) -> User:
         password="correct horse battery",
         **fields,
     )
+
+
+def enrol(user: User) -> list[str]:
+    """Set up the user's second factor with a code as an app would show it; the recovery codes."""
+    draft = second_factor.draft_key(user)
+    codes = second_factor.enrol(user, draft, app_code(user, draft))
+    assert codes is not None
+    return codes
+
+
+def app_code(user: User, sealed_key: bytes, *, steps_ahead: int = 0) -> str:
+    """What an authenticator app with this key shows now, or `steps_ahead` half minutes later."""
+    key = base64.b32decode(second_factor.shown_key(user, sealed_key))
+    return f"{totp(key, t0=-30 * steps_ahead):06d}"
+
+
+def pass_second_factor(client: Client, user: User) -> None:
+    """What comes after the password, through the page: for tests about what lies behind it.
+
+    A recovery code, since the app's own was used up a moment ago by enrolling.
+    """
+    checks_tokens, client.handler.enforce_csrf_checks = client.handler.enforce_csrf_checks, False
+    answer = client.post("/second-factor", {"code": enrol(user)[0]})
+    client.handler.enforce_csrf_checks = checks_tokens
+    assert answer.status_code == 302
 
 
 def make_collection(name: str = "", profile: str = "photographs", **fields: Any) -> Collection:

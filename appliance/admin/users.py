@@ -1,16 +1,20 @@
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import URLPattern, path
+from django.views.decorators.http import require_POST
 
 from appliance.admin.base import ModelAdmin
 from appliance.web.purpose import actor_of
-from retrieval import audit
+from retrieval import audit, second_factor
 from retrieval.models import Kind, User
 
 if TYPE_CHECKING:
@@ -94,6 +98,7 @@ class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no
             },
         ),
     ]
+    change_form_outer_after_template = "admin/second_factor.html"
     add_fieldsets = [(None, {"fields": ["username", "is_staff", "password1", "password2"]})]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
@@ -109,6 +114,44 @@ class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+    def get_urls(self) -> list[URLPattern]:
+        protected: Any = self.admin_site.admin_view(require_POST(self.reset_second_factor))
+        url = path(
+            "<int:user_id>/second-factor/reset/",
+            protected,
+            name="retrieval_user_reset_second_factor",
+        )
+        return [url, *super().get_urls()]
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        user = self.get_object(request, object_id)
+        context = dict(extra_context or {})
+        if isinstance(user, User):
+            context |= {
+                "is_enrolled": second_factor.is_enrolled(user),
+                "codes_left": second_factor.recovery_codes_left(user),
+                "may_reset": self.may_reset_second_factor(request, user),
+            }
+        return super().change_view(request, object_id, form_url, context)
+
+    def may_reset_second_factor(self, request: HttpRequest, user: User) -> bool:
+        """Not one's own: whoever found a session open would take the account over."""
+        return user.pk != request.user.pk and self.has_change_permission(request, user)
+
+    def reset_second_factor(self, request: HttpRequest, user_id: int) -> HttpResponse:
+        user = self.get_object(request, str(user_id))
+        if not isinstance(user, User) or not self.may_reset_second_factor(request, user):
+            raise PermissionDenied
+        second_factor.reset(user, actor=actor_of(request))
+        messages.success(request, "Reset: a new app is set up at the next sign-in.")
+        return redirect("admin:retrieval_user_change", user.pk)
 
     def user_change_password(
         self,

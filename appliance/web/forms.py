@@ -134,6 +134,12 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+class CodeForm(forms.Form):
+    """A code of an authenticator app, or a recovery code."""
+
+    code = forms.CharField(max_length=60)
+
+
 class OwnPasswordForm(PasswordChangeForm):
     """A new password that is new."""
 

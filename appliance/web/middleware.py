@@ -10,10 +10,13 @@ from csp.decorators import csp_update
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.urls import reverse
+from django.utils.http import urlencode
 from django_htmx.http import HttpResponseClientRedirect
 
+from appliance.web import second_factor
 from appliance.web.views import errors
 from retrieval import audit
+from retrieval import second_factor as factors
 from retrieval.errors import (
     AccessDenied,
     AuditUnavailable,
@@ -77,6 +80,53 @@ class UploadLimitMiddleware:
         return self.get_response(request)
 
 
+BEFORE_THE_SECOND_FACTOR: Final = ("healthz", "sign_in", "sign_out", "second_factor")
+"""Routes that a session may use which was opened with half of what its user must show."""
+
+
+class SecondFactorMiddleware:
+    """A session of an administrator or a reviewer opens nothing before its second factor.
+
+    Nor does one of anybody else who enrolled. What is open is listed by name, so that a new route
+    is closed.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, _view: Callable[..., Any], _args: object, _kwargs: object
+    ) -> HttpResponse | None:
+        route = _route(request)
+        if route in BEFORE_THE_SECOND_FACTOR or not isinstance(request.user, User):
+            return None
+        user = request.user
+        if not second_factor.is_missing(request, user):
+            return None
+        if factors.is_enrolled(user):
+            return _send_to(request, "second_factor")
+        # With nothing to lose yet: the password first, where it was handed out, then the app.
+        if user.must_change_password or route in ("change_password", "enrol"):
+            return None
+        return _send_to(request, "enrol")
+
+
+def _send_to(request: HttpRequest, name: str) -> HttpResponse:
+    """To a page that comes first, and from there to where the visitor was going."""
+    if request.headers.get("HX-Request"):
+        return HttpResponseClientRedirect(reverse(name))
+    if request.method != "GET":
+        return HttpResponseRedirect(reverse(name))
+    query = urlencode({"next": request.get_full_path()})
+    return HttpResponseRedirect(f"{reverse(name)}?{query}")
+
+
+BEFORE_THE_PASSWORD_CHANGE: Final = (*BEFORE_THE_SECOND_FACTOR, "change_password", "admin_sign_in")
+
+
 class PasswordChangeMiddleware:
     """Somebody whose password was handed out sets one of their own before anything else."""
 
@@ -87,13 +137,12 @@ class PasswordChangeMiddleware:
         return self.get_response(request)
 
     def process_view(
-        self, request: HttpRequest, view: Callable[..., Any], _args: object, _kwargs: object
+        self, request: HttpRequest, _view: Callable[..., Any], _args: object, _kwargs: object
     ) -> HttpResponse | None:
-        if not getattr(view, "login_required", True):
-            return None
         here = reverse("change_password")
-        must_change = getattr(request.user, "must_change_password", False)
-        if not must_change or request.path in (here, reverse("sign_out")):
+        if _route(request) in BEFORE_THE_PASSWORD_CHANGE:
+            return None
+        if not getattr(request.user, "must_change_password", False):
             return None
         if request.headers.get("HX-Request"):
             return HttpResponseClientRedirect(here)

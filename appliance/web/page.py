@@ -4,7 +4,7 @@ from functools import cached_property
 
 from django.http import HttpRequest
 
-from appliance.web import purpose
+from appliance.web import purpose, second_factor
 from appliance.web.forms import PurposeForm
 from retrieval import access, break_glass
 from retrieval.models import User
@@ -18,21 +18,28 @@ class Frame:
         self.request = request
 
     @cached_property
+    def is_open(self) -> bool:
+        """Whether its visitor has shown everything that comes before the pages."""
+        user = self.request.user
+        if not isinstance(user, User) or user.must_change_password:
+            return False
+        return not second_factor.is_missing(self.request, user)
+
+    @cached_property
     def purpose_form(self) -> PurposeForm | None:
         """None where there is no purpose to choose."""
-        if not isinstance(self.request.user, User) or self.request.user.must_change_password:
+        if not self.is_open:
             return None
-        granted = purpose.granted_to(self.request.user)
+        granted = purpose.granted_to(purpose.actor_of(self.request))
         current = purpose.of_session(self.request)
         return PurposeForm(granted=granted, initial={"purpose": current}) if granted else None
 
     @cached_property
     def may_review(self) -> bool:
         """Whether there is a collection to review for the session's purpose."""
-        user = self.request.user
-        if not isinstance(user, User) or user.must_change_password:
+        if not self.is_open:
             return False
-        current = purpose.of_session(self.request)
+        user, current = purpose.actor_of(self.request), purpose.of_session(self.request)
         return bool(access.collections_where(user, current, Capability.REVIEW))
 
     @cached_property

@@ -1,6 +1,14 @@
 from django.urls import path
 
-from appliance.web.views import break_glass, health, image, review, search, session
+from appliance.web.views import (
+    break_glass,
+    health,
+    image,
+    review,
+    search,
+    second_factor,
+    session,
+)
 
 urlpatterns = [
     path("", search.search_page, name="search"),
@@ -17,6 +25,9 @@ urlpatterns = [
     path("purpose", session.declare_purpose, name="purpose"),
     path("sign-in", session.SignIn.as_view(), name="sign_in"),
     path("sign-out", session.SignOut.as_view(), name="sign_out"),
+    path("second-factor", second_factor.ask, name="second_factor"),
+    path("second-factor/enrol", second_factor.enrol, name="enrol"),
+    path("second-factor/codes", second_factor.renew_recovery_codes, name="recovery_codes"),
     path("password", session.ChangePassword.as_view(), name="change_password"),
     path("healthz", health.healthz, name="healthz"),
 ]

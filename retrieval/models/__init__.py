@@ -19,11 +19,13 @@ from retrieval.models.grant import Grant, Purpose, Role
 from retrieval.models.image import Image, ImportBatch, State, Subject
 from retrieval.models.kept_query import KeptQuery
 from retrieval.models.review import BoxKind, RemovalReason, ReviewBox, Source
+from retrieval.models.second_factor import Authenticator, RecoveryCode
 from retrieval.models.user import User
 from retrieval.models.work import Stage, Work
 
 __all__ = [
     "AuditEvent",
+    "Authenticator",
     "BoxKind",
     "BreakGlass",
     "Budget",
@@ -41,6 +43,7 @@ __all__ = [
     "Outcome",
     "PrivacyProfile",
     "Purpose",
+    "RecoveryCode",
     "RemovalReason",
     "Reservation",
     "ReviewBox",

@@ -10,9 +10,9 @@ import pytest
 from django.test import Client
 from PIL import Image as Picture
 
-from retrieval import queue
+from retrieval import queue, second_factor
 from retrieval.models import Collection, Role, User
-from tests.factories import grant, make_collection, make_encoder, make_user
+from tests.factories import grant, make_collection, make_encoder, make_user, pass_second_factor
 
 Superuser = psycopg.Connection[tuple[Any, ...]]
 Log = Callable[[str], list[dict[str, Any]]]
@@ -73,8 +73,11 @@ def log_blocked(superuser: Superuser) -> Blocked:
 
 
 def signed_in(user: User, **options: Any) -> Client:
+    """A client of this user, with the second factor where the user needs one."""
     client = Client(raise_request_exception=False, **options)
     client.force_login(user)
+    if second_factor.is_required(user) and not user.must_change_password:
+        pass_second_factor(client, user)
     return client
 
 

@@ -5,7 +5,7 @@ from django.test import Client
 from django.urls import get_resolver, reverse
 
 from retrieval.models import Kind, Purpose, Role, User
-from tests.factories import grant, make_collection, make_user
+from tests.factories import grant, make_collection, make_user, pass_second_factor
 from tests.web.conftest import Blocked, Log, signed_in
 
 pytestmark = pytest.mark.usefixtures("db")
@@ -108,6 +108,8 @@ def test_after_the_change_everything_opens_and_the_change_is_on_the_log(
     form = {"old_password": PASSWORD, "new_password1": NEW, "new_password2": NEW}
 
     client.post(reverse("change_password"), form)
+    newcomer.refresh_from_db()
+    pass_second_factor(client, newcomer)
 
     assert client.get("/").status_code == 200
     newcomer.refresh_from_db()

@@ -10,7 +10,7 @@ from django.urls import reverse_lazy
 from django.views.decorators.http import require_POST
 from django_htmx.http import HttpResponseClientRedirect
 
-from appliance.web import purpose
+from appliance.web import purpose, second_factor
 from appliance.web.forms import OwnPasswordForm, PurposeForm
 from retrieval import audit
 from retrieval.models import Kind, Purpose
@@ -27,6 +27,7 @@ class SignIn(LoginView):
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         audit.record(Kind.SIGNED_IN, actor=form.get_user())
+        second_factor.forget(self.request)
         return super().form_valid(form)
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
