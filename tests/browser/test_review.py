@@ -20,12 +20,13 @@ from retrieval import receive
 from retrieval.models import Purpose, Role, Stage, Work
 from tests import database
 from tests.browser.conftest import ONE_TIME_PASSWORD
-from tests.factories import grant, make_collection, make_user, operator
+from tests.factories import enrol, grant, make_collection, make_user, operator
 from tests.workers.test_cover import Given
 from workers import stages, tasks
 from workers.deidentify.verdict import Detectors
 
 PICTURES = 3
+recovery_codes: list[str] = []
 RunStage = Callable[[Stage], None]
 
 
@@ -61,7 +62,9 @@ def address(services: Appliance, worker: RunStage) -> Iterator[str]:
         port = free.getsockname()[1]
     services.start(supervisor.web(port))
     collection = make_collection("Photographs")
-    grant(make_user("reviewer"), collection, Role.REVIEWER, Purpose.TREATMENT)
+    reviewer = make_user("reviewer")
+    grant(reviewer, collection, Role.REVIEWER, Purpose.TREATMENT)
+    recovery_codes[:] = enrol(reviewer)
     acting, purpose = operator(), Purpose.ADMINISTRATION
     batch = receive.start_batch(collection, actor=acting, purpose=purpose)
     for number in range(PICTURES):
@@ -187,4 +190,6 @@ def sign_in_here(page: Page) -> None:
     """On the way to the page that was asked for."""
     page.get_by_label("User name").fill("reviewer")
     page.get_by_label("Password").fill(ONE_TIME_PASSWORD)
+    page.keyboard.press("Enter")
+    page.get_by_label("Code from your authenticator app").fill(recovery_codes.pop())
     page.keyboard.press("Enter")
