@@ -45,10 +45,9 @@ class Frame:
     @cached_property
     def unreviewed_glass(self) -> int:
         """How many break-glass wait for this officer; 0 for everybody else."""
-        user = self.request.user
-        if not isinstance(user, User) or user.must_change_password:
+        if not self.is_open:
             return 0
-        return break_glass.count_unreviewed(user)
+        return break_glass.count_unreviewed(purpose.actor_of(self.request))
 
 
 def frame(request: HttpRequest) -> dict[str, Frame]:

@@ -15,7 +15,7 @@ from retrieval.errors import AccessDenied
 from retrieval.models import Collection, Image, Kind, Purpose, Role, User, Verdict
 from retrieval.storage import Form
 from tests import database
-from tests.factories import grant, make_image, make_user
+from tests.factories import grant, make_image, make_user, pass_second_factor
 from tests.web.conftest import Blocked, Log, Superuser, jpeg, signed_in
 from workers import originals
 
@@ -187,6 +187,7 @@ def test_original_pixels_are_shown_to_who_broke_the_glass_for_them_and_recorded(
     log: Log,
 ) -> None:
     grant(physician, collection, Role.OWNER, *Purpose)
+    pass_second_factor(at_the_bedside, physician)
     url = reverse("original", args=[image.pk])
     assert at_the_bedside.get(url).status_code == 404
     send(at_the_bedside, collection)

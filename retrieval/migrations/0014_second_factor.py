@@ -17,7 +17,7 @@ def key() -> "models.BigAutoField[int, int]":
 
 
 class Migration(migrations.Migration):
-    dependencies = [("retrieval", "0012_filters")]
+    dependencies = [("retrieval", "0013_budget_guard")]
 
     operations = [
         migrations.CreateModel(
