@@ -15,7 +15,7 @@ from uuid import UUID
 
 import numpy as np
 
-from retrieval import access, audit, fusion, index, queue, storage
+from retrieval import access, audit, index, queue, storage
 from retrieval.errors import AccessDenied, EncoderUnavailable, QueriesUnreadable
 from retrieval.models import Collection, EncoderVersion, Image, Kind, Purpose, State, User
 from retrieval.models.grant import Capability
@@ -113,7 +113,7 @@ def evaluate(
         audit.record(Kind.SEARCH_DENIED, actor=actor, purpose=purpose, evaluation=True)
         raise AccessDenied(f"user {actor.pk} may not evaluate there")
     encoder = index.live_encoder()
-    vectors = {words: _encode(words, encoder) for words in {q.words for q in queries}}
+    vectors = {words: _encode(words, actor, encoder) for words in {q.words for q in queries}}
     within = [collection.pk for collection in permitted]
     with access.acting_as(actor, purpose):
         known = _by_name(within)
@@ -134,11 +134,12 @@ def evaluate(
     return Evaluation(encoder, outcomes, permitted, len(unknown), number)
 
 
-def _encode(words: str, encoder: EncoderVersion) -> np.ndarray:
-    found = queue.encode_query(words=words, without="", image=b"")
-    if found.words is None or found.encoder != encoder.name:
+def _encode(words: str, actor: User, encoder: EncoderVersion) -> np.ndarray:
+    found = queue.encode_query([queue.ToEncode(words=words)], asker=actor.pk)
+    if found.encoder != encoder.name:
         raise EncoderUnavailable("the live encoder changed while the queries were encoded")
-    return fusion.combine([found.words])
+    (vector,) = found.vectors
+    return vector
 
 
 def _by_name(within: Sequence[int]) -> dict[str, frozenset[tuple[UUID, int]]]:

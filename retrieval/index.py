@@ -5,8 +5,8 @@ literals: the planner prunes by them, and row-level security stays the second lo
 behind one shared index would lose rows and tell by its timing what is hidden.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
 from uuid import UUID
@@ -55,7 +55,7 @@ class Filter:
     media_types: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ()
     subjects: tuple[int, ...] = ()
-    tags: tuple[str, ...] = ()
+    tags: tuple[str, ...] = field(default=(), repr=False)
 
 
 EVERYTHING = Filter()
@@ -183,15 +183,21 @@ def store(image: Image, vector: np.ndarray, *, encoder: EncoderVersion) -> None:
     )
 
 
-def vector_of(image: Image, *, encoder: EncoderVersion) -> np.ndarray | None:
-    """A stored image's vector, (dimensions,) float32, inside `access.acting_as`."""
-    row = Embedding.objects.filter(
-        collection_id=image.collection_id,
-        image_id=image.pk,
+def vectors_among(
+    image_ids: Iterable[UUID], *, within: Sequence[int], encoder: EncoderVersion
+) -> dict[UUID, np.ndarray]:
+    """Whole images' vectors, (dimensions,) float32, by image, inside `access.acting_as`.
+
+    `within`: ids of the permitted collections. Those of other or unknown images are left out.
+    """
+    rows = Embedding.objects.filter(
+        collection_id__in=list(within),
+        image_id__in=list(image_ids),
         encoder_id=encoder.pk,
         region=WHOLE_IMAGE,
-    ).first()
-    return None if row is None else np.asarray(row.vector, dtype=np.float32)
+    )
+    found = rows.values_list("image_id", "vector")
+    return {image_id: np.asarray(vector, dtype=np.float32) for image_id, vector in found}
 
 
 def vectors_of(collection_id: int, *, encoder: EncoderVersion) -> dict[UUID, np.ndarray]:

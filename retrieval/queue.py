@@ -8,7 +8,7 @@ import struct
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, cast
 
@@ -28,6 +28,7 @@ from retrieval.errors import (
     ServicesUnavailable,
 )
 from retrieval.models import Stage
+from retrieval.models.image import Region
 
 QUERY_TIMEOUT_S: Final = 20.0
 REPLY_LIFETIME_S: Final = 300
@@ -35,6 +36,9 @@ SOCKET_TIMEOUT_S: Final = 5.0
 ANSWER_LIFETIME_S: Final = 30
 ENCODE_QUERY: Final = "encode_query"
 QUERY_QUEUE: Final = "query"
+WAITING: Final = "queries"
+MAX_BATCH: Final = 32
+"""Queries that are encoded together: what came in while the worker was busy."""
 
 app = Celery("cloister", broker=settings.CLOISTER_BROKER_URL)
 app.conf.update(
@@ -56,13 +60,33 @@ app.conf.update(
 
 
 @dataclass(frozen=True)
+class ToEncode:
+    """One part of a query: words, an example's bytes, or a stored image's collection and id.
+
+    `region`: what is cut out of the picture, after it was de-identified.
+    """
+
+    words: str = field(default="", repr=False)
+    image: bytes = field(default=b"", repr=False)
+    stored: tuple[int, uuid.UUID] | None = None
+    region: Region | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A query that a worker took, and where its answer goes."""
+
+    reply_to: str
+    asker: int
+    parts: list[ToEncode]
+
+
+@dataclass(frozen=True)
 class QueryVectors:
-    """A query in the live encoder's space: unit rows, (dimensions,) float32 each, or None."""
+    """A query in the live encoder's space: (dimensions,) float32 of unit length, one per part."""
 
     encoder: str
-    words: np.ndarray | None
-    without: np.ndarray | None
-    image: np.ndarray | None
+    vectors: tuple[np.ndarray, ...]
 
 
 def nudge(stage: str, work_id: int) -> None:
@@ -82,20 +106,24 @@ def is_idle(stage: str) -> bool:
 
 
 def encode_query(
-    *, words: str, without: str, image: bytes, timeout_s: float = QUERY_TIMEOUT_S
+    parts: Sequence[ToEncode], *, asker: int, timeout_s: float = QUERY_TIMEOUT_S
 ) -> QueryVectors:
-    """Have a worker encode a query; its image is de-identified there first, like any other.
+    """Have a worker encode a query; its images are de-identified there first, like any other.
 
-    Raises EncoderUnavailable (transient) where no answer comes within `timeout_s`, Rejected
-    or NeedsReview where the query image cannot be read or not be shown to be de-identified.
+    asker: the user's id, under which the worker remembers the words. That this user may see a
+    stored image is for the caller to know. Raises EncoderUnavailable (transient) where no answer
+    comes within `timeout_s`; Rejected or NeedsReview where an image cannot be read, has nothing in
+    that region, or cannot be shown to be de-identified.
     """
     reply_to = f"reply:{uuid.uuid4().hex}"
-    request = _pack([words.encode(), without.encode(), image])
-    sealed = keys.seal_message(request, context=reply_to.encode())
+    sealed = keys.seal_message(_write_query(asker, parts), context=reply_to.encode())
     try:
         broker = _broker()
-        broker.set(f"{reply_to}:query", sealed, ex=REPLY_LIFETIME_S)
-        app.send_task(ENCODE_QUERY, args=[reply_to], expires=timeout_s)
+        pipeline = broker.pipeline()
+        pipeline.set(f"{reply_to}:query", sealed, ex=REPLY_LIFETIME_S)
+        pipeline.rpush(WAITING, reply_to)
+        pipeline.execute()
+        app.send_task(ENCODE_QUERY, expires=timeout_s)
         answer = _wait_for(reply_to, broker, timeout_s)
     except (OperationalError, redis.RedisError) as error:
         raise EncoderUnavailable("the broker does not answer") from error
@@ -115,18 +143,25 @@ def _wait_for(reply_to: str, broker: redis.Redis, timeout_s: float) -> bytes | N
 
 def wait_for_query_worker(timeout_s: float) -> None:
     """Return once a query would be answered at once: a cold worker loads its model first."""
-    encode_query(words="ready", without="", image=b"", timeout_s=timeout_s)
+    encode_query([ToEncode(words="ready")], asker=0, timeout_s=timeout_s)
 
 
-def take_query(reply_to: str) -> tuple[str, str, bytes] | None:
-    """For the worker: the words, the unwanted words and the image of a query, once."""
-    sealed = _broker().getdel(f"{reply_to}:query")
-    if sealed is None:
-        return None
-    words, without, image = _unpack(
-        keys.unseal_message(cast(bytes, sealed), context=reply_to.encode())
-    )
-    return words.decode(), without.decode(), image
+def take_queries() -> list[Waiting]:
+    """For the worker: the queries that wait now, MAX_BATCH at most, each once.
+
+    The message that calls is a nudge: whoever comes first takes what waits, and encodes it in
+    one go. Who has stopped waiting for an answer is passed over.
+    """
+    broker = _broker()
+    waiting = cast("list[bytes] | None", broker.lpop(WAITING, MAX_BATCH)) or []
+    pipeline = broker.pipeline()
+    for address in waiting:
+        pipeline.getdel(address + b":query")
+    return [
+        _read_query(address.decode(), keys.unseal_message(sealed, context=address))
+        for address, sealed in zip(waiting, pipeline.execute(), strict=True)
+        if sealed is not None
+    ]
 
 
 def reply(reply_to: str, answer: QueryVectors | CloisterError) -> None:
@@ -143,8 +178,7 @@ def _write_reply(answer: QueryVectors | CloisterError) -> bytes:
         return _pack([type(answer).__name__.encode(), answer.reason.encode()])
     if isinstance(answer, CloisterError):
         return _pack([b"EncoderUnavailable", b""])
-    vectors = (answer.words, answer.without, answer.image)
-    rows = [b"" if v is None else v.astype("<f4").tobytes() for v in vectors]
+    rows = [vector.astype("<f4").tobytes() for vector in answer.vectors]
     return _pack([b"vectors", answer.encoder.encode(), *rows])
 
 
@@ -157,8 +191,35 @@ def _read_reply(content: bytes) -> QueryVectors:
     if kind != b"vectors":
         raise EncoderUnavailable("the encoder refused this query")
     encoder, *rows = parts
-    words, without, image = (np.frombuffer(r, dtype="<f4") if r else None for r in rows)
-    return QueryVectors(encoder.decode(), words, without, image)
+    return QueryVectors(encoder.decode(), tuple(np.frombuffer(row, dtype="<f4") for row in rows))
+
+
+def _write_query(asker: int, parts: Sequence[ToEncode]) -> bytes:
+    return _pack([str(asker).encode(), *(field for part in parts for field in _fields(part))])
+
+
+def _fields(part: ToEncode) -> list[bytes]:
+    region, stored = part.region, b""
+    if part.stored is not None:
+        collection_id, image_id = part.stored
+        stored = struct.pack(">Q", collection_id) + image_id.bytes
+    cut = b"" if region is None else struct.pack(">4I", region.x, region.y, region.w, region.h)
+    return [part.words.encode(), part.image, stored, cut]
+
+
+def _read_query(reply_to: str, content: bytes) -> Waiting:
+    asker, *rest = _unpack(content)
+    fields = iter(rest)
+    parts = [
+        ToEncode(
+            words.decode(),
+            image,
+            (struct.unpack_from(">Q", stored)[0], uuid.UUID(bytes=stored[8:])) if stored else None,
+            Region(*struct.unpack(">4I", cut)) if cut else None,
+        )
+        for words, image, stored, cut in zip(*[fields] * 4, strict=True)
+    ]
+    return Waiting(reply_to, int(asker), parts)
 
 
 def _pack(parts: list[bytes]) -> bytes:

@@ -1,46 +1,39 @@
 """The way of a query: authorise, encode, find the nearest, record, answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from math import sqrt
+from typing import Final
 from uuid import UUID
 
 import numpy as np
+from pgvector.django import HammingDistance
 
 from retrieval import access, audit, fusion, index, queue, storage
 from retrieval.errors import AccessDenied, EncoderUnavailable
+from retrieval.index import Metric, Neighbour
 from retrieval.models import Collection, EncoderVersion, Image, Kind, Purpose, State, User
 from retrieval.models.grant import Capability
-from retrieval.models.image import TimeRange
+from retrieval.models.image import Region, TimeRange
+from retrieval.query import Fusion, Group, Part, Query
 
 MAX_LIMIT = 200
+POOL = 5
+"""So many times the wanted images are looked at to choose from: by rank, variety or group."""
+MAX_POOL = 2000
+DUPLICATE_BITS = 8
+"""Perceptual hashes of 64 bits that differ in so few are of one picture."""
+DUPLICATE_SIMILARITY = 0.97
 SCORE_DIGITS = 3
 """Scores are rounded: finer ones would let a caller triangulate a vector."""
 
 
 @dataclass(frozen=True)
-class Query:
-    """What is looked for: any mix of words, an example's bytes and a stored image.
-
-    `without` are words for what is not wanted. `collections`: ids to search in, or all that may
-    be searched.
-    """
-
-    words: str = ""
-    image: bytes = b""
-    like: UUID | None = None
-    without: str = ""
-    collections: Sequence[int] | None = None
-
-    def __post_init__(self) -> None:
-        if not (self.words.strip() or self.image or self.like):
-            raise ValueError("a query needs words, an image, or both")
-
-
-@dataclass(frozen=True)
 class Hit:
-    """`score` is the cosine similarity, rounded; `source` only where the actor may see names.
+    """`score`: see `score_of`, rounded; `source` only where the actor may see names.
 
-    `subject`: the id of whom it is of, where known. For the log. `time`: of a video's frame.
+    `subject`: the id of whom it is of, where known. For the log. `region`: what part of the image
+    it was found by. `time`: of a video's frame.
     """
 
     image_id: UUID
@@ -48,6 +41,7 @@ class Hit:
     score: float
     source: str | None
     subject: int | None = None
+    region: Region | None = None
     time: TimeRange | None = None
 
 
@@ -57,6 +51,9 @@ class Answer:
     audit_number: int
 
 
+Scored = tuple[Neighbour, float]
+
+
 def search(query: Query, *, actor: User, purpose: Purpose, limit: int = 20) -> Answer:
     """Return what `actor` may see that is nearest to `query`, nearest first.
 
@@ -64,15 +61,42 @@ def search(query: Query, *, actor: User, purpose: Purpose, limit: int = 20) -> A
     AccessDenied, EncoderUnavailable (transient), Rejected or NeedsReview (the query image cannot
     be used), AuditUnavailable.
     """
-    told = _what_the_log_tells(query)
+
+    def find(permitted: list[Collection]) -> list[Hit]:
+        return _nearest(query, permitted, actor, purpose, min(max(limit, 0), MAX_LIMIT))
+
+    return _recorded(find, actor, purpose, query.collections, _what_the_log_tells(query))
+
+
+def near_duplicates(image_id: UUID, *, actor: User, purpose: Purpose, limit: int = 20) -> Answer:
+    """What `actor` may see that shows the same as a stored image, nearest first, without itself.
+
+    By perceptual hash or by vector. Recorded like a search, and raises as one.
+    """
+
+    def find(permitted: list[Collection]) -> list[Hit]:
+        return _alike(image_id, permitted, actor, purpose, min(max(limit, 0), MAX_LIMIT))
+
+    told = {**_what_the_log_tells(Query(like=image_id)), "duplicates": True}
+    return _recorded(find, actor, purpose, None, told)
+
+
+def _recorded(
+    find: Callable[[list[Collection]], list[Hit]],
+    actor: User,
+    purpose: Purpose,
+    collections: Sequence[int] | None,
+    told: dict[str, audit.type_of_detail],
+) -> Answer:
+    """Authorise, find, and commit what was found or why not before anything is told."""
     permitted = access.collections_where(actor, purpose, Capability.SEARCH)
-    if query.collections is not None:
-        permitted = [c for c in permitted if c.pk in query.collections]
+    if collections is not None:
+        permitted = [c for c in permitted if c.pk in collections]
     if not permitted:
         audit.record(Kind.SEARCH_DENIED, actor=actor, purpose=purpose, **told)
         raise AccessDenied(f"user {actor.pk} has no collection to search")
     try:
-        hits = _nearest(query, permitted, actor, purpose, min(max(limit, 0), MAX_LIMIT))
+        hits = find(permitted)
     except Exception as error:
         failure = type(error).__name__
         audit.record(Kind.SEARCH_FAILED, actor=actor, purpose=purpose, error=failure, **told)
@@ -89,66 +113,263 @@ def search(query: Query, *, actor: User, purpose: Purpose, limit: int = 20) -> A
     return Answer(hits, number)
 
 
-def _what_the_log_tells(query: Query) -> dict[str, str | bool | UUID | None]:
+def _what_the_log_tells(query: Query) -> dict[str, audit.type_of_detail]:
     """The query without its content: keyed hashes, so that equal queries can be seen to be."""
+    parts = query.all_parts()
+    words = "\n".join(f"{part.weight} {part.words}" for part in parts if part.words)
     return {
-        "query": audit.fingerprint(f"{query.words}\n{query.without}") if query.words else None,
-        "example": bool(query.image),
-        "like": query.like,
+        "query": audit.fingerprint(words) if words else None,
+        "examples": sum(bool(part.image) for part in parts),
+        "like": sorted(query.stored()),
+        "filters": sorted(name for name, value in vars(query.where).items() if value),
     }
 
 
 def _nearest(
     query: Query, permitted: list[Collection], actor: User, purpose: Purpose, limit: int
 ) -> list[Hit]:
+    within = [c.pk for c in permitted]
     encoder = index.live_encoder()
-    wanted, unwanted = _encode(query, encoder)
+    stored: dict[UUID, Image] = {}
+    known: dict[UUID, np.ndarray] = {}
+    if query.stored():
+        with access.acting_as(actor, purpose):
+            stored, known = _stored(query.stored(), within, encoder)
+    vectors = _query_vectors(query, _encode(query, stored, known, actor, encoder), known)
     with access.acting_as(actor, purpose):
-        if query.like is not None:
-            wanted.append(_vector_of_stored(query.like, permitted, encoder))
-        neighbours = index.nearest(
-            fusion.combine(wanted, unwanted),
-            within=[c.pk for c in permitted],
-            encoder=encoder,
-            limit=limit,
-        )
-        images = Image.objects.filter(state=State.INDEXED).in_bulk([n.image_id for n in neighbours])
+        neighbours, images = _candidates(query, vectors, within, encoder, limit)
+        if query.diversity:
+            neighbours = _diversified(query, neighbours, within, encoder, limit)
+    scored = [(n.image_id, score) for n, score in neighbours[:limit]]
+    return _hits(scored, images, permitted, actor, purpose)
+
+
+def _hits(
+    scored: list[tuple[UUID, float]],
+    images: dict[UUID, Image],
+    permitted: list[Collection],
+    actor: User,
+    purpose: Purpose,
+) -> list[Hit]:
     names = {c.pk: c.name for c in permitted}
     named = access.collections_where(actor, purpose, Capability.SEE_SOURCE_NAMES)
     may_see_source = {c.pk for c in named}
     return [
         Hit(
-            image_id=n.image_id,
-            collection=names[n.collection_id],
-            score=round(1.0 - n.distance, SCORE_DIGITS),
-            source=storage.source_name(images[n.image_id])
-            if n.collection_id in may_see_source
-            else None,
-            subject=images[n.image_id].subject_id,
-            time=images[n.image_id].time,
+            image_id=image_id,
+            collection=names[image.collection_id],
+            score=round(score, SCORE_DIGITS),
+            source=storage.source_name(image) if image.collection_id in may_see_source else None,
+            subject=image.subject_id,
+            time=image.time,
         )
-        for n in neighbours
-        if n.image_id in images
+        for image_id, score in scored
+        if (image := images[image_id])
     ]
 
 
-def _encode(query: Query, encoder: EncoderVersion) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The wanted and the unwanted vectors of what the query brings along, in `encoder`'s space."""
-    if not (query.words.strip() or query.image or query.without.strip()):
-        return [], []
-    vectors = queue.encode_query(words=query.words, without=query.without, image=query.image)
-    if vectors.encoder != encoder.name:
-        # The models were switched between the two looks; the next try sees the new one.
-        raise EncoderUnavailable("the live encoder changed while the query was encoded")
-    wanted = [v for v in (vectors.words, vectors.image) if v is not None]
-    return wanted, [] if vectors.without is None else [vectors.without]
-
-
-def _vector_of_stored(
-    image_id: UUID, permitted: list[Collection], encoder: EncoderVersion
-) -> np.ndarray:
-    image = Image.objects.filter(pk=image_id, collection__in=[c.pk for c in permitted]).first()
-    vector = None if image is None else index.vector_of(image, encoder=encoder)
-    if vector is None:
+def _stored(
+    image_ids: set[UUID], within: Sequence[int], encoder: EncoderVersion
+) -> tuple[dict[UUID, Image], dict[UUID, np.ndarray]]:
+    """The images a query names, and their vectors. Raises AccessDenied unless all may be searched:
+    foreign and missing ones are not told apart."""
+    images = Image.objects.filter(collection__in=within, state=State.INDEXED).in_bulk(image_ids)
+    vectors = index.vectors_among(image_ids, within=within, encoder=encoder)
+    if not images.keys() & vectors.keys() >= image_ids:
         raise AccessDenied("no such image")
-    return vector
+    return images, vectors
+
+
+def _encode(
+    query: Query,
+    stored: dict[UUID, Image],
+    known: dict[UUID, np.ndarray],
+    actor: User,
+    encoder: EncoderVersion,
+) -> list[fusion.Weighted]:
+    """Each part's vector in `encoder`'s space, with its weight."""
+    parts = query.all_parts()
+    unknown = [part for part in parts if part.like is None or part.region is not None]
+    rows: Iterator[np.ndarray] = iter(())
+    if unknown:
+        encoded = queue.encode_query([_to_encode(p, stored) for p in unknown], asker=actor.pk)
+        if encoded.encoder != encoder.name:
+            # The models were switched between the two looks; the next try sees the new one.
+            raise EncoderUnavailable("the live encoder changed while the query was encoded")
+        rows = iter(encoded.vectors)
+    return [
+        (known[part.like] if part.like and part.region is None else next(rows), part.weight)
+        for part in parts
+    ]
+
+
+def _to_encode(part: Part, stored: dict[UUID, Image]) -> queue.ToEncode:
+    where = None if part.like is None else (stored[part.like].collection_id, part.like)
+    return queue.ToEncode(part.words, part.image, where, part.region)
+
+
+def _query_vectors(
+    query: Query, parts: list[fusion.Weighted], known: dict[UUID, np.ndarray]
+) -> list[fusion.Weighted]:
+    """What is ranked by, with weights: one vector, or one for each wanted part."""
+    liked, disliked = ([known[i] for i in ids] for ids in (query.liked, query.disliked))
+    if query.fusion is Fusion.SPACE:
+        return [(fusion.combine(parts, liked=liked, disliked=disliked), 1.0)]
+    unwanted = [(vector, weight) for vector, weight in parts if weight < 0]
+    wanted = [(vector, weight) for vector, weight in parts if weight > 0]
+    if liked:
+        wanted.append((fusion.combine([], liked=liked), fusion.LIKED_WEIGHT))
+    return [
+        (fusion.combine([(vector, 1.0), *unwanted], disliked=disliked), weight)
+        for vector, weight in wanted
+    ]
+
+
+def _candidates(
+    query: Query,
+    vectors: list[fusion.Weighted],
+    within: Sequence[int],
+    encoder: EncoderVersion,
+    limit: int,
+) -> tuple[list[Scored], dict[UUID, Image]]:
+    """The best images with their scores, one of each group where it is asked for groups."""
+    chooses = query.diversity or query.group or len(vectors) > 1
+    pool = limit * POOL if chooses else limit
+    while True:
+        ranked = _ranked(query, vectors, within, encoder, pool)
+        found = Image.objects.filter(state=State.INDEXED).defer("faces", "text")
+        images = found.in_bulk([n.image_id for n, _ in ranked])
+        ranked_images = [(n, score) for n, score in ranked if n.image_id in images]
+        kept = _one_of_each(ranked_images, images, query.group) if query.group else ranked_images
+        if len(kept) >= limit or len(ranked) < pool or pool >= MAX_POOL or not query.group:
+            return kept, images
+        pool = min(pool * POOL, MAX_POOL)
+
+
+def _ranked(
+    query: Query,
+    vectors: list[fusion.Weighted],
+    within: Sequence[int],
+    encoder: EncoderVersion,
+    pool: int,
+) -> list[Scored]:
+    rankings = [
+        index.nearest(
+            vector,
+            within=within,
+            encoder=encoder,
+            limit=pool,
+            metric=query.metric,
+            where=query.where,
+        )
+        for vector, _ in vectors
+    ]
+    if len(rankings) == 1:
+        (ranking,) = rankings
+        return [(n, score_of(n.distance, query.metric, encoder.dimensions)) for n in ranking]
+    neighbours = {n.image_id: n for ranking in reversed(rankings) for n in ranking}
+    weights = [weight for _, weight in vectors]
+    ids = [[n.image_id for n in ranking] for ranking in rankings]
+    fused = fusion.fuse_ranks(list(zip(ids, weights, strict=True)))
+    return [(neighbours[image_id], score) for image_id, score in fused]
+
+
+def score_of(distance: float, metric: Metric, dimensions: int) -> float:
+    """From a distance between unit vectors to a score, 1 for equal ones.
+
+    The cosine similarity, -1 to 1; by Manhattan distance a share of the greatest there is, 0 to 1.
+    """
+    match metric:
+        case Metric.COSINE:
+            return 1.0 - distance
+        case Metric.EUCLIDEAN:
+            return 1.0 - distance * distance / 2
+        case Metric.INNER_PRODUCT:
+            return -distance
+        case Metric.MANHATTAN:
+            return 1.0 - distance / (2 * sqrt(dimensions))
+
+
+def _diversified(
+    query: Query,
+    neighbours: list[Scored],
+    within: Sequence[int],
+    encoder: EncoderVersion,
+    limit: int,
+) -> list[Scored]:
+    vectors = index.vectors_among(
+        {n.image_id for n, _ in neighbours}, within=within, encoder=encoder
+    )
+    known = [(n, score) for n, score in neighbours if n.image_id in vectors]
+    if not known:
+        return []
+    places = fusion.diversify(
+        np.array([score for _, score in known]),
+        np.stack([vectors[n.image_id] for n, _ in known]),
+        diversity=query.diversity,
+        limit=limit,
+    )
+    return [known[place] for place in places]
+
+
+GROUPED_BY: Final[dict[Group, Callable[[Image], Hashable]]] = {
+    Group.SUBJECT: lambda image: image.subject_id,
+    Group.STUDY: lambda image: image.study,
+    Group.VIDEO: lambda image: image.video_id,
+}
+"""What images of one group have in common; those that have none stand alone."""
+
+
+def _one_of_each(ranked: list[Scored], images: dict[UUID, Image], group: Group) -> list[Scored]:
+    """The nearest of each group."""
+    if group is Group.DUPLICATE:
+        return _without_duplicates(ranked, images)
+    common = GROUPED_BY[group]
+    first: dict[Hashable, Scored] = {}
+    for neighbour, score in ranked:
+        image = images[neighbour.image_id]
+        first.setdefault(common(image) or image.pk, (neighbour, score))
+    return list(first.values())
+
+
+def _without_duplicates(ranked: list[Scored], images: dict[UUID, Image]) -> list[Scored]:
+    kept: list[Scored] = []
+    shown: list[int] = []
+    for neighbour, score in ranked:
+        bits = images[neighbour.image_id].perceptual_hash
+        hashed = None if bits is None else int(bits, 2)
+        if hashed is not None:
+            if any((hashed ^ other).bit_count() <= DUPLICATE_BITS for other in shown):
+                continue
+            shown.append(hashed)
+        kept.append((neighbour, score))
+    return kept
+
+
+def _alike(
+    image_id: UUID, permitted: list[Collection], actor: User, purpose: Purpose, limit: int
+) -> list[Hit]:
+    """The hash outlives scaling and compression; the vector changes of colour and cut as well.
+
+    Every permitted hash is read: an index over the hashes of all collections would answer sooner
+    or later by what is hidden.
+    """
+    within = [c.pk for c in permitted]
+    encoder = index.live_encoder()
+    shown = Image.objects.filter(collection__in=within, state=State.INDEXED)
+    with access.acting_as(actor, purpose):
+        stored, known = _stored({image_id}, within, encoder)
+        hashed = stored[image_id].perceptual_hash
+        by_hash = (
+            shown.alias(bits=HammingDistance("perceptual_hash", hashed))
+            .filter(bits__lte=DUPLICATE_BITS)
+            .values_list("pk", flat=True)
+        )
+        near = index.nearest(known[image_id], within=within, encoder=encoder, limit=MAX_LIMIT)
+        by_vector = {n.image_id for n in near if 1.0 - n.distance >= DUPLICATE_SIMILARITY}
+        found = by_vector | (set(by_hash) if hashed else set())
+        images = shown.defer("faces", "text").in_bulk(found - {image_id})
+        vectors = index.vectors_among(images.keys(), within=within, encoder=encoder)
+    scores = {pk: float(vector @ known[image_id]) for pk, vector in vectors.items()}
+    nearest = sorted(scores, key=lambda pk: -scores[pk])[:limit]
+    return _hits([(pk, scores[pk]) for pk in nearest], images, permitted, actor, purpose)

@@ -1,6 +1,6 @@
-"""What is done to an image at each stage, and to a query on its way in.
+"""What is done to an image at each stage.
 
-Un-redacted pixels exist inside `_deidentified` only: what it returns is covered, looked at
+Un-redacted pixels exist inside `deidentified` only: what it returns is covered, looked at
 again, and all that the rest of the appliance ever sees.
 """
 
@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 
 from retrieval import access, certificates, frames, index, outbox, storage
-from retrieval.errors import ModelRefused, NeedsReview, Reason, Rejected
+from retrieval.errors import ModelRefused, Reason, Rejected
 from retrieval.models import (
     Collection,
     EncoderVersion,
@@ -24,7 +24,6 @@ from retrieval.models import (
     Work,
 )
 from retrieval.models import Image as StoredImage
-from retrieval.queue import QueryVectors
 from retrieval.storage import Form
 from workers import videos
 from workers.decode.dicom import MEDIA_TYPE as DICOM
@@ -40,6 +39,7 @@ from workers.deidentify.verdict import deidentify as deidentify_pixels
 from workers.encode.device import share_cores
 from workers.encode.encoder import Encoder, Pixels
 from workers.encode.registry import EMBEDDED, is_private_head, load
+from workers.perceptual_hash import perceptual_hash
 
 log = logging.getLogger("cloister.stages")
 
@@ -67,7 +67,7 @@ def deidentify(work: Work) -> None:
             original, covered = videos.deidentified_frame(image, image.video, _rules(profile))
         else:
             original = storage.read(image, Form.ORIGINAL)
-            covered = _deidentified(original, profile)
+            covered = deidentified(original, profile)
         is_dicom = image.media_type == DICOM
         origin = origin_of(original, collection_id=work.collection_id) if is_dicom else None
     except Rejected as rejected:
@@ -146,7 +146,8 @@ def _store_render(image: StoredImage, pixels: Pixels, covered: Boxes) -> None:
     image.text = [
         as_stored(mark, image.height, image.width) for mark in covered.text + covered.codes
     ]
-    image.save(update_fields=["render", "width", "height", "faces", "text"])
+    image.perceptual_hash = perceptual_hash(pixels)
+    image.save(update_fields=["render", "width", "height", "faces", "text", "perceptual_hash"])
 
 
 def _propose_boxes(image: StoredImage, found: Boxes, *, is_in_review: bool) -> None:
@@ -163,8 +164,8 @@ def _record_origin(image: StoredImage, origin: Origin) -> None:
         image.subject, _ = Subject.objects.get_or_create(
             collection_id=image.collection_id, pseudonym=origin.pseudonym
         )
-    image.modality, image.taken_on = origin.modality, origin.taken_on
-    image.save(update_fields=["subject", "modality", "taken_on"])
+    image.modality, image.taken_on, image.study = origin.modality, origin.taken_on, origin.study
+    image.save(update_fields=["subject", "modality", "taken_on", "study"])
 
 
 def encode(work: Work) -> None:
@@ -188,30 +189,6 @@ def encode(work: Work) -> None:
                 index.store(image, vector, encoder=shadow)
         except Exception:
             log.exception("encoder %s has not seen image %s", shadow.pk, image.pk)
-
-
-def encode_query(words: str, without: str, image: bytes) -> QueryVectors:
-    """Embed a query with the live encoder; its image passes the same de-identification first.
-
-    Raises Rejected where the image cannot be read, NeedsReview where it cannot be shown to be
-    de-identified.
-    """
-    version = index.live_encoder()
-    encoder = encoder_of(version)
-    texts = [text for text in (words, without) if text.strip()]
-    rows = iter(encoder.encode_texts(texts)) if texts else iter(())
-    example = None
-    if image:
-        covered = _deidentified(image, PrivacyProfile())
-        if covered.reason is not None:
-            raise NeedsReview(covered.reason)
-        example = embed(encoder, covered.pixels)
-    return QueryVectors(
-        encoder=version.name,
-        words=next(rows) if words.strip() else None,
-        without=next(rows) if without.strip() else None,
-        image=example,
-    )
 
 
 def embed(encoder: Encoder, pixels: Pixels) -> np.ndarray:
@@ -247,7 +224,11 @@ def encoder_of(version: EncoderVersion) -> Encoder:
     return load(version.name, source=version.source or None, digest=version.digest)
 
 
-def _deidentified(content: bytes, profile: PrivacyProfile) -> Deidentified:
+def deidentified(content: bytes, profile: PrivacyProfile) -> Deidentified:
+    """The pixels of a file, covered and looked at again. Raises Rejected.
+
+    `reason` says why a person must look first; then the pixels are not to be used.
+    """
     rules = _rules(profile)
     return deidentify_pixels(decode(content), rules, detectors_for(rules))
 

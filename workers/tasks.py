@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable
 
 from retrieval import look, outbox, queue
-from retrieval.errors import AccessDenied, CloisterError, EncoderUnavailable, LeaseLost
+from retrieval.errors import AccessDenied, LeaseLost
 from retrieval.models import Stage, Work
-from retrieval.queue import QueryVectors, app
-from workers import originals, stages
+from retrieval.queue import app
+from workers import originals, query, stages
 
 log = logging.getLogger("cloister.tasks")
 
@@ -28,19 +28,13 @@ def encode(work_id: int) -> None:
 
 
 @app.task(name=queue.ENCODE_QUERY)
-def encode_query(reply_to: str) -> None:
-    """Answer a query, once; whoever asked has a typed error where it cannot be answered."""
-    query = queue.take_query(reply_to)
-    if query is None:
+def encode_query() -> None:
+    """Answer the queries that wait; who asked has a typed error where one cannot be answered."""
+    waiting = queue.take_queries()
+    if not waiting:
         return
-    try:
-        answer: QueryVectors | CloisterError = stages.encode_query(*query)
-    except CloisterError as error:
-        answer = error
-    except Exception:
-        log.exception("a query could not be encoded")
-        answer = EncoderUnavailable("the encoder failed")
-    queue.reply(reply_to, answer)
+    for asked, answer in zip(waiting, query.encode(waiting), strict=True):
+        queue.reply(asked.reply_to, answer)
 
 
 @app.task(name=look.SHOW_ORIGINAL)

@@ -19,6 +19,7 @@ from retrieval.audit.events import (
     record_in_transaction,
     recorded_so_far,
     require_writable,
+    type_of_detail,
 )
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "record_in_transaction",
     "recorded_so_far",
     "require_writable",
+    "type_of_detail",
     "verify",
 ]

@@ -118,9 +118,10 @@ def _documents(lines: Iterable[str]) -> Iterator[Any]:
 def images_of(entry: Entry) -> list[str]:
     """The ids of the images that an entry tells of."""
     told = entry.told()
-    several = told.get("images")
-    one = [told.get("image"), told.get("like")]
-    return [str(i) for i in [*one, *(several if isinstance(several, list) else [])] if i]
+    images = [told.get("image")]
+    for several in (told.get("like"), told.get("images")):
+        images += several if isinstance(several, list) else [several]
+    return [str(image) for image in images if image]
 
 
 def subjects_of(entry: Entry) -> list[int]:

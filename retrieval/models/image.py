@@ -5,6 +5,7 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
 from django.db import models
+from pgvector.django import BitField
 
 from retrieval.errors import Reason
 
@@ -43,6 +44,31 @@ def _clock(moment_s: float) -> str:
     minutes, seconds = divmod(int(moment_s), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+_SIDES = 4
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle in pixels of the upright image, from its upper left corner."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+    def __post_init__(self) -> None:
+        if min(self.x, self.y) < 0 or min(self.w, self.h) < 1:
+            raise ValueError("a region is x, y ≥ 0 and w, h ≥ 1, in pixels")
+
+    @classmethod
+    def parse(cls, text: str) -> "Region":
+        """From "x,y,w,h". Raises ValueError."""
+        sides = text.split(",")
+        if len(sides) != _SIDES:
+            raise ValueError("a region is four whole numbers: x,y,w,h")
+        return cls(*(int(side) for side in sides))
 
 
 class Subject(models.Model):
@@ -117,6 +143,12 @@ class Image(models.Model):
     )
     tags = ArrayField(
         models.CharField(max_length=64), default=list, help_text="What it shows, in words."
+    )
+    study = models.CharField(
+        max_length=64, blank=True, help_text="Keyed hash of the DICOM study, in one collection."
+    )
+    perceptual_hash = BitField(
+        length=64, null=True, help_text="Of de-identified pixels: near-duplicates differ little."
     )
     video = models.ForeignKey(
         "self",

@@ -147,13 +147,13 @@ def test_words_find_the_picture_they_describe(reader: User) -> None:
 
 
 def test_an_example_finds_itself(reader: User, folder: Path) -> None:
-    answer = search(image=folder / "rocket.jpg", limit=1)
+    answer = search(image=[folder / "rocket.jpg"], limit=1)
 
     assert [hit["source"] for hit in answer["hits"]] == ["rocket.jpg"]
 
 
 def test_words_and_an_example_are_mixed(reader: User, folder: Path) -> None:
-    answer = search("a", "rocket", image=folder / "rocket.jpg", limit=1)
+    answer = search("a", "rocket", image=[folder / "rocket.jpg"], limit=1)
 
     assert [hit["source"] for hit in answer["hits"]] == ["rocket.jpg"]
 
@@ -161,7 +161,7 @@ def test_words_and_an_example_are_mixed(reader: User, folder: Path) -> None:
 def test_a_collection_without_a_grant_gives_no_hit_to_any_kind_of_query(
     reader: User, folder: Path
 ) -> None:
-    for answer in (search("a", "cat"), search(image=folder / "chelsea.png")):
+    for answer in (search("a", "cat"), search(image=[folder / "chelsea.png"])):
         assert {hit["collection"] for hit in answer["hits"]} == {"Photographs"}
     with pytest.raises(CommandError):
         search("a", "cat", collection=["Sealed"])
@@ -186,7 +186,7 @@ def test_an_evaluation_asks_the_real_encoder(report: Any, tmp_path: Path) -> Non
         ("search", ["cat"], {"user": "reader", "purpose": "CURIOSITY"}),
         ("search", ["cat"], {"user": "reader", "purpose": "TREAT", "collection": ["unknown"]}),
         ("search", [], {"user": "reader", "purpose": "TREAT"}),
-        ("search", [], {"user": "reader", "purpose": "TREAT", "image": Path("/nowhere.png")}),
+        ("search", [], {"user": "reader", "purpose": "TREAT", "image": [Path("/nowhere.png")]}),
     ],
 )
 def test_an_unknown_name_is_one_line(

@@ -77,7 +77,7 @@ def _words_point_along_axes(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         queue,
         "encode_query",
-        lambda *, words, **_: queue.QueryVectors("test-encoder", axes[words], None, None),
+        lambda parts, **_: queue.QueryVectors("test-encoder", (axes[parts[0].words],)),
     )
     make_encoder()
 

@@ -1,5 +1,7 @@
 import json
 import uuid
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -9,9 +11,21 @@ from django.test.utils import CaptureQueriesContext
 
 from retrieval import access, index, queue
 from retrieval.errors import AccessDenied, AuditUnavailable, EncoderUnavailable
-from retrieval.models import AuditEvent, Kind, Purpose, Role
+from retrieval.index import Filter, Metric
+from retrieval.models import (
+    AuditEvent,
+    Collection,
+    Kind,
+    Purpose,
+    Role,
+    State,
+    Subject,
+    User,
+)
 from retrieval.models.grant import CAPABILITIES, Capability, roles_with
-from retrieval.search import Query, search
+from retrieval.models.image import Region
+from retrieval.query import Fusion, Group, Part, Query
+from retrieval.search import near_duplicates, search
 from tests.factories import (
     grant,
     make_collection,
@@ -31,12 +45,12 @@ def query_points_along_x(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
     The real one is asked in tests/flow.
     """
-    monkeypatch.setattr(
-        queue,
-        "encode_query",
-        lambda **_: queue.QueryVectors("test-encoder", np.array([1, 0, 0], np.float32), None, None),
-    )
+    monkeypatch.setattr(queue, "encode_query", points_along_x)
     make_encoder()
+
+
+def points_along_x(parts: Sequence[queue.ToEncode], **_: object) -> queue.QueryVectors:
+    return queue.QueryVectors("test-encoder", (np.array([1, 0, 0], np.float32),) * len(parts))
 
 
 def test_search_never_returns_an_image_from_an_ungranted_collection() -> None:
@@ -102,7 +116,7 @@ def test_an_answer_is_on_the_log_with_every_image_it_shows_and_no_word_of_the_qu
 
 
 def test_a_search_that_fails_is_on_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody_answers(**_: object) -> None:
+    def nobody_answers(*_: object, **__: object) -> None:
         raise EncoderUnavailable
 
     reader, mine = make_user(), make_collection()
@@ -199,6 +213,219 @@ def test_the_plan_touches_permitted_partitions_only() -> None:
         plan = " ".join(row[0] for row in cursor.fetchall())
     assert f"retrieval_embedding_c{mine.pk}" in plan
     assert f"retrieval_embedding_c{foreign.pk}" not in plan
+
+
+def found(query: Query, reader: User, **options: Any) -> list[uuid.UUID]:
+    answer = search(query, actor=reader, purpose=Purpose.TREATMENT, **options)
+    return [hit.image_id for hit in answer.hits]
+
+
+@pytest.fixture
+def mine(db: None) -> Collection:
+    return make_collection()
+
+
+@pytest.fixture
+def reader(mine: Collection) -> User:
+    user = make_user()
+    grant(user, mine)
+    return user
+
+
+def test_what_is_liked_comes_nearer_and_what_is_disliked_goes_away(
+    mine: Collection, reader: User
+) -> None:
+    liked, disliked = make_images(mine, [[1, 1, 0], [1, 0, 1]])
+
+    query = Query("anything", liked=(liked.pk,), disliked=(disliked.pk,))
+
+    assert found(query, reader) == [liked.pk, disliked.pk]
+    query = Query("anything", liked=(disliked.pk,), disliked=(liked.pk,))
+    assert found(query, reader) == [disliked.pk, liked.pk]
+
+
+@pytest.mark.parametrize("field", ["liked", "disliked", "parts", "unwanted"])
+def test_no_foreign_image_is_told_from_a_missing_one_wherever_it_is_named(
+    mine: Collection, reader: User, field: str
+) -> None:
+    make_image(mine, [1, 0, 0])
+    hidden = make_image(make_collection(), [1, 0, 0])
+
+    def named(image_id: uuid.UUID) -> Query:
+        if field == "liked":
+            return Query("anything", liked=(image_id,))
+        if field == "disliked":
+            return Query("anything", disliked=(image_id,))
+        weight = -1.0 if field == "unwanted" else 1.0
+        return Query(
+            "anything", parts=(Part(like=image_id, region=Region(0, 0, 9, 9), weight=weight),)
+        )
+
+    messages = set()
+    for image_id in (hidden.pk, uuid.uuid4()):
+        with pytest.raises(AccessDenied) as denied:
+            found(named(image_id), reader)
+        messages.add(str(denied.value))
+    assert len(messages) == 1
+    assert last_event().kind == Kind.SEARCH_FAILED
+
+
+def test_an_image_that_is_not_indexed_is_no_example(mine: Collection, reader: User) -> None:
+    waiting = make_image(mine, [1, 0, 0], state=State.DEIDENTIFIED)
+
+    with pytest.raises(AccessDenied):
+        found(Query(like=waiting.pk), reader)
+
+
+def test_a_region_of_a_stored_image_is_cut_out_by_the_worker(
+    mine: Collection, reader: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = make_image(mine, [0, 1, 0])
+    asked: list[queue.ToEncode] = []
+
+    def encode_query(parts: Sequence[queue.ToEncode], **options: object) -> queue.QueryVectors:
+        asked.extend(parts)
+        return points_along_x(parts)
+
+    monkeypatch.setattr(queue, "encode_query", encode_query)
+
+    found(Query(like=image.pk, region=Region(1, 2, 30, 40)), reader)
+
+    assert asked == [queue.ToEncode(stored=(mine.pk, image.pk), region=Region(1, 2, 30, 40))]
+
+
+def test_ranks_are_fused_where_it_is_asked_for(mine: Collection, reader: User) -> None:
+    (both, example) = make_images(mine, [[1, 1, 0], [0, 1, 0]])
+    make_images(mine, [[1, 0, n / 20] for n in range(9)])
+    make_images(mine, [[0, 1, n / 20] for n in range(1, 9)])
+
+    query = Query("anything", like=example.pk, fusion=Fusion.RANKS)
+    answer = search(query, actor=reader, purpose=Purpose.TREATMENT, limit=2)
+
+    assert answer.hits[0].image_id == both.pk
+    assert all(0 < hit.score <= 1 for hit in answer.hits)
+
+
+def test_variety_is_chosen_among_more_than_what_is_shown(mine: Collection, reader: User) -> None:
+    alike = make_images(mine, [[1, 0.01 * n, 0] for n in range(5)])
+    (other,) = make_images(mine, [[0.7, 0, 0.7]])
+
+    assert other.pk not in found(Query("anything"), reader, limit=2)
+    assert found(Query("anything", diversity=0.6), reader, limit=2) == [alike[0].pk, other.pk]
+
+
+def test_an_answer_by_subject_shows_each_once_and_is_filled_from_behind(
+    mine: Collection, reader: User
+) -> None:
+    with access.acting_as(operator(), Purpose.ADMINISTRATION):
+        one, two = (Subject.objects.create(collection=mine, pseudonym=p) for p in ("1", "2"))
+    of_one = make_images(mine, [[1, 0.001 * n, 0] for n in range(40)], subject=one)
+    (of_two,) = make_images(mine, [[0.2, 1, 0]], subject=two)
+    (unknown,) = make_images(mine, [[0.1, 1, 0]])
+
+    shown = found(Query("anything", group=Group.SUBJECT), reader, limit=3)
+
+    assert shown == [of_one[0].pk, of_two.pk, unknown.pk]
+
+
+def test_copies_are_shown_once_where_it_is_asked_for(mine: Collection, reader: User) -> None:
+    (one,) = make_images(mine, [[1, 0, 0]], perceptual_hash="01" * 32)
+    make_images(mine, [[1, 0.1, 0]], perceptual_hash="01" * 31 + "10")
+    (other,) = make_images(mine, [[1, 0.2, 0]], perceptual_hash="0011" * 16)
+    plain = make_images(mine, [[1, 0.3, 0], [1, 0.4, 0]])
+
+    assert found(Query("anything", group=Group.DUPLICATE), reader) == [
+        one.pk,
+        other.pk,
+        *(image.pk for image in plain),
+    ]
+
+
+def test_near_duplicates_are_found_by_hash_and_by_vector_where_they_may_be_seen(
+    mine: Collection, reader: User
+) -> None:
+    (image,) = make_images(mine, [[1, 0, 0]], perceptual_hash="01" * 32)
+    (by_hash,) = make_images(mine, [[0, 1, 0]], perceptual_hash="01" * 30 + "1010")
+    (by_vector,) = make_images(mine, [[1, 0.05, 0]])
+    make_images(mine, [[0, 0, 1]], perceptual_hash="0011" * 16)
+    make_images(make_collection(), [[1, 0, 0]], perceptual_hash="01" * 32)
+
+    answer = near_duplicates(image.pk, actor=reader, purpose=Purpose.TREATMENT)
+
+    assert [hit.image_id for hit in answer.hits] == [by_vector.pk, by_hash.pk]
+    assert json.loads(last_event().details)["images"] == [str(by_vector.pk), str(by_hash.pk)]
+
+
+def test_duplicates_of_a_foreign_image_are_as_if_it_did_not_exist(
+    mine: Collection, reader: User
+) -> None:
+    hidden = make_image(make_collection(), [1, 0, 0])
+    messages = set()
+    for image_id in (hidden.pk, uuid.uuid4()):
+        with pytest.raises(AccessDenied) as denied:
+            near_duplicates(image_id, actor=reader, purpose=Purpose.TREATMENT)
+        messages.add(str(denied.value))
+    assert len(messages) == 1
+
+
+def test_a_filter_s_tags_are_on_no_log_and_that_there_was_one_is(
+    mine: Collection, reader: User
+) -> None:
+    (tagged,) = make_images(mine, [[0, 1, 0]], tags=["zebrafish"])
+    make_images(mine, [[1, 0, 0]])
+
+    assert found(Query("anything", where=Filter(tags=("zebrafish",))), reader) == [tagged.pk]
+
+    assert "zebrafish" not in last_event().details
+    assert json.loads(last_event().details)["filters"] == ["tags"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "score"),
+    [
+        (Metric.COSINE, 0.6),
+        (Metric.EUCLIDEAN, 0.6),
+        (Metric.INNER_PRODUCT, 0.6),
+        (Metric.MANHATTAN, 1 - 1.2 / (2 * 3**0.5)),
+    ],
+)
+def test_scores_of_every_metric_are_bounded(
+    mine: Collection, reader: User, metric: Metric, score: float
+) -> None:
+    make_image(mine, [0.6, 0.8, 0])
+
+    (hit,) = search(Query("anything", metric=metric), actor=reader, purpose=Purpose.TREATMENT).hits
+
+    assert hit.score == pytest.approx(score, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"without": "a dog"},
+        {"words": "a", "region": Region(0, 0, 9, 9)},
+        {"words": "a", "diversity": 1.1},
+        {"words": "a", "parts": (Part(words="b"),) * 16},
+        {"words": "a", "where": Filter(tags=("t",) * 65)},
+        {"words": "a", "liked": (uuid.uuid4(),) * 65},
+    ],
+)
+def test_a_query_out_of_bounds_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Query(**wrong)
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "1,2,3,4,5", "a,b,c,d", "-1,0,5,5", "0,0,0,5"])
+def test_a_region_is_four_whole_numbers_of_pixels(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Region.parse(text)
+
+
+def test_no_query_prints_its_words_or_its_image() -> None:
+    query = Query("zebrafracture", image=b"zebra", parts=(Part(words="zebra"),), without="zebra")
+
+    assert "zebra" not in repr(query)
+    assert "zebra" not in repr(queue.ToEncode("zebra", b"zebra"))
 
 
 def last_event() -> AuditEvent:

@@ -1,6 +1,6 @@
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -42,8 +42,12 @@ def browser(reader: User) -> Client:
 @pytest.fixture
 def encoder_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any query points along x. The real encoder is asked in tests/flow."""
-    vectors = queue.QueryVectors("test-encoder", np.array([1, 0, 0], np.float32), None, None)
-    monkeypatch.setattr(queue, "encode_query", lambda **_: vectors)
+    along_x = np.array([1, 0, 0], np.float32)
+
+    def encode_query(parts: Sequence[queue.ToEncode], **_: object) -> queue.QueryVectors:
+        return queue.QueryVectors("test-encoder", (along_x,) * len(parts))
+
+    monkeypatch.setattr(queue, "encode_query", encode_query)
 
 
 @pytest.fixture

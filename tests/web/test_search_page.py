@@ -15,7 +15,8 @@ from retrieval import queue
 from retrieval import search as domain
 from retrieval.errors import EncoderUnavailable, NeedsReview, Reason, Rejected
 from retrieval.models import Collection, Kind, Role, User
-from retrieval.search import Answer, Query
+from retrieval.query import Query
+from retrieval.search import Answer
 from tests.factories import grant, make_collection, make_image, make_user
 from tests.web.conftest import Blocked, Log, Superuser, jpeg, signed_in
 
@@ -114,7 +115,7 @@ def test_only_readable_collections_are_offered(
 def test_a_query_that_cannot_be_encoded_gets_one_sentence(
     browser: Client, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, sentence: str
 ) -> None:
-    def fail(**_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(queue, "encode_query", fail)

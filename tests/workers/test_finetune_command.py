@@ -25,11 +25,12 @@ from retrieval.models import (
     Subject,
     Work,
 )
+from retrieval.queue import QueryVectors, ToEncode, Waiting
 from tests import database
 from tests.factories import make_collection, make_image, make_user, operator, png
 from tests.retrieval.test_budget import make_officer
 from tests.web.conftest import Log, Superuser, log
-from workers import stages, tasks
+from workers import query, stages, tasks
 from workers.encode import registry
 from workers.encode.encoder import NoTextTower, Pixels, Vectors
 from workers.finetune import attack, private, residual, run, train
@@ -164,8 +165,9 @@ def test_a_private_encoder_is_trained_certified_filled_switched_to_and_rolled_ba
     encode_all_due()
     call_command("encoder", "switch", "better", stdout=io.StringIO())
     assert index.live_encoder() == better
-    query = stages.encode_query("10 200 30", "", b"")
-    assert (query.encoder, query.words is None) == ("better", False)
+    (answer,) = query.encode([Waiting("", 1, [ToEncode(words="10 200 30")])])
+    assert isinstance(answer, QueryVectors)
+    assert answer.encoder == "better"
     registry._loaded.pop(("better", better.source, better.digest))
     loaded = registry.load("better", source=better.source, digest=better.digest)
     assert np.array_equal(loaded.encode_texts(["1 2 3"]), Colours().encode_texts(["1 2 3"]))

@@ -11,7 +11,7 @@ from django.utils import timezone
 from PIL import Image as Picture
 
 from retrieval import access, index, outbox, receive, storage
-from retrieval.errors import LeaseLost, NotDeidentified, Reason, Rejected
+from retrieval.errors import LeaseLost, NotDeidentified, Reason
 from retrieval.models import (
     Embedding,
     Image,
@@ -84,9 +84,10 @@ def fresh(image: Image) -> Image:
 
 def vector_of(image: Image) -> np.ndarray:
     with access.processing(image.collection_id):
-        vector = index.vector_of(image, encoder=index.live_encoder())
-    assert vector is not None
-    return vector
+        vectors = index.vectors_among(
+            [image.pk], within=[image.collection_id], encoder=index.live_encoder()
+        )
+    return vectors[image.pk]
 
 
 def embed(encoder: Encoder, content: bytes) -> np.ndarray:
@@ -142,20 +143,6 @@ def test_a_profile_decides_whether_writing_is_in_what_is_shown(
         x, y, w, h = boxes[0]["box"]
         assert x <= 34
         assert x + w >= 180
-
-
-def test_a_query_image_is_covered_before_it_is_encoded(encoder: Encoder) -> None:
-    answer = stages.encode_query("", "", astronaut().read_bytes())
-
-    assert answer.image is not None
-    assert float(answer.image @ embed(encoder, astronaut().read_bytes())) < 0.99
-
-
-def test_a_query_image_that_cannot_be_read_has_a_reason(encoder: Encoder) -> None:
-    with pytest.raises(Rejected) as refused:
-        stages.encode_query("", "", b"not a picture")
-
-    assert refused.value.reason == Reason.NOT_AN_IMAGE
 
 
 def test_a_task_run_twice_leaves_one_row(portrait: Image, encoder: Encoder) -> None:

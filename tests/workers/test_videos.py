@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from retrieval.errors import AccessDenied, LeaseLost, Reason
 from retrieval.frames import Moment
 from retrieval.models import Collection, Image, Purpose, Stage, State, Work
 from retrieval.models.image import TimeRange
-from retrieval.queue import QueryVectors
+from retrieval.queue import QueryVectors, ToEncode, Waiting
 from retrieval.storage import Form
 from tests import database
 from tests.decode import videos
 from tests.factories import make_collection, make_image, operator
-from workers import stages, tasks
+from workers import query, stages, tasks
 from workers.decode import footage
 from workers.decode.footage import Stretch
 from workers.decode.sandbox import decode
@@ -76,8 +76,10 @@ def command(name: str, *arguments: str, **options: Any) -> Any:
 def test_an_imported_video_is_found_by_its_frames_with_their_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def encode_here(*, words: str, without: str, image: bytes, **_: object) -> QueryVectors:
-        return stages.encode_query(words, without, image)
+    def encode_here(parts: Sequence[ToEncode], **_: object) -> QueryVectors:
+        (answer,) = query.encode([Waiting("", 1, list(parts))])
+        assert isinstance(answer, QueryVectors)
+        return answer
 
     monkeypatch.setattr(queue, "encode_query", encode_here)
     path = tmp_path / "Jane Roe.mp4"

@@ -20,7 +20,8 @@ from appliance.settings import BASE_DIR
 from retrieval import access, audit, queue
 from retrieval.errors import AccessDenied, CloisterError
 from retrieval.models import Collection, PrivacyProfile, Purpose, Role, User
-from retrieval.search import Answer, Query, search
+from retrieval.query import Query
+from retrieval.search import Answer, search
 
 TOP: Final = 5
 PURPOSE: Final = Purpose.TREATMENT

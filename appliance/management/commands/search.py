@@ -1,4 +1,8 @@
 import json
+import uuid
+from argparse import ArgumentTypeError
+from dataclasses import astuple, replace
+from datetime import date
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -10,51 +14,119 @@ from rich.table import Table
 from appliance.embedded import supervisor
 from appliance.management.console import find_collection, find_purpose, find_user, services
 from retrieval import queue
-from retrieval.search import Answer, Query, search
+from retrieval.index import Filter, Metric
+from retrieval.models.image import Region
+from retrieval.query import Fusion, Group, Part, Query
+from retrieval.search import Answer, search
 
 MAX_EXAMPLE_BYTES = 20 * 1024 * 1024
 COLD_START_TIMEOUT_S = 180.0
 UUID_CHARS = 36
+DATES = ("taken_from", "taken_until", "received_from", "received_until")
+CROP_HELP = "Search by this part of the --image or --like, in pixels of the upright image."
+METRIC_HELP = ", ".join(metric.name.lower() for metric in Metric)
 
 
 class Command(BaseCommand):
-    help = "Search by words, by an example image, or by both, as a user and for a purpose."
+    help = "Search by words, by example, by a stored image or a part of one, as a user."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("words", nargs="*")
-        parser.add_argument("--image", type=Path, metavar="FILE")
-        parser.add_argument("--not", dest="without", default="", metavar="WORDS")
+        parser.add_argument("--image", type=Path, action="append", default=[], metavar="FILE")
+        parser.add_argument("--like", type=uuid.UUID, action="append", default=[], metavar="ID")
+        parser.add_argument("--crop", type=region, metavar="x,y,w,h", help=CROP_HELP)
+        parser.add_argument("--not", dest="without", action="append", default=[], metavar="WORDS")
+        parser.add_argument("--not-image", type=Path, action="append", default=[], metavar="FILE")
+        parser.add_argument("--not-like", type=uuid.UUID, action="append", default=[], metavar="ID")
+        parser.add_argument("--liked", type=uuid.UUID, action="append", default=[], metavar="ID")
+        parser.add_argument("--disliked", type=uuid.UUID, action="append", default=[], metavar="ID")
         parser.add_argument("--collection", action="append", metavar="NAME")
+        parser.add_argument("--taken-from", type=date.fromisoformat, metavar="YYYY-MM-DD")
+        parser.add_argument("--taken-until", type=date.fromisoformat, metavar="YYYY-MM-DD")
+        parser.add_argument("--received-from", type=date.fromisoformat, metavar="YYYY-MM-DD")
+        parser.add_argument("--received-until", type=date.fromisoformat, metavar="YYYY-MM-DD")
+        parser.add_argument("--type", action="append", default=[], metavar="MEDIA/TYPE")
+        parser.add_argument("--modality", action="append", default=[], metavar="CODE")
+        parser.add_argument("--tag", action="append", default=[], help="It bears all of them.")
+        parser.add_argument("--subject", type=int, action="append", default=[], metavar="ID")
+        parser.add_argument("--metric", type=metric, default="cosine", help=METRIC_HELP)
+        parser.add_argument("--fusion", type=Fusion, choices=list(Fusion), default=Fusion.SPACE)
+        parser.add_argument("--diversity", type=float, default=0.0, metavar="0…1")
+        parser.add_argument("--group", type=Group, choices=list(Group))
         parser.add_argument("--as", dest="user", required=True, metavar="USER")
         parser.add_argument("--purpose", required=True, metavar="CODE")
         parser.add_argument("--limit", type=int, default=20)
         parser.add_argument("--json", action="store_true", help="Print one JSON document.")
 
     def handle(self, **options: Any) -> None:
-        example = read_example(options["image"])
-        words = " ".join(options["words"])
-        if not (words.strip() or example):
-            raise CommandError("a search needs words, an image, or both")
+        # Asked before anything is started: a wrong question needs no services.
+        question = read_question(options)
         with services(workers=supervisor.QUERY_WORKERS):
             actor, purpose = find_user(options["user"]), find_purpose(options["purpose"])
             names = options["collection"]
-            query = Query(
-                words=words,
-                image=example,
-                without=options["without"],
-                collections=names and [find_collection(name).pk for name in names],
-            )
+            within = names and [find_collection(name).pk for name in names]
             queue.wait_for_query_worker(COLD_START_TIMEOUT_S)
-            answer = search(query, actor=actor, purpose=purpose, limit=options["limit"])
+            answer = search(
+                replace(question, collections=within),
+                actor=actor,
+                purpose=purpose,
+                limit=options["limit"],
+            )
         if options["json"]:
             self.stdout.write(json.dumps(as_document(answer)))
         else:
             Console(file=cast(IO[str], self.stdout)).print(as_table(answer))
 
 
-def read_example(path: Path | None) -> bytes:
-    if path is None:
-        return b""
+def region(text: str) -> Region:
+    try:
+        return Region.parse(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
+
+
+def metric(text: str) -> Metric:
+    try:
+        return Metric[text.upper().replace("-", "_")]
+    except KeyError as error:
+        raise ArgumentTypeError("there is no such metric") from error
+
+
+def read_question(options: dict[str, Any]) -> Query:
+    crop = options["crop"]
+    pictures = [Part(image=read_example(path)) for path in options["image"]]
+    pictures += [Part(like=image_id) for image_id in options["like"]]
+    if crop is not None:
+        if len(pictures) != 1:
+            raise CommandError("--crop needs exactly one --image or --like")
+        pictures = [replace(pictures[0], region=crop)]
+    unwanted = [Part(words=words, weight=-1.0) for words in options["without"] if words.strip()]
+    unwanted += [Part(image=read_example(p), weight=-1.0) for p in options["not_image"]]
+    unwanted += [Part(like=image_id, weight=-1.0) for image_id in options["not_like"]]
+    where = Filter(
+        **{name: options[name] for name in DATES},
+        media_types=tuple(options["type"]),
+        modalities=tuple(code.upper() for code in options["modality"]),
+        tags=tuple(options["tag"]),
+        subjects=tuple(options["subject"]),
+    )
+    try:
+        return Query(
+            words=" ".join(options["words"]),
+            parts=(*pictures, *unwanted),
+            liked=tuple(options["liked"]),
+            disliked=tuple(options["disliked"]),
+            where=where,
+            metric=options["metric"],
+            fusion=options["fusion"],
+            diversity=options["diversity"],
+            group=options["group"],
+        )
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def read_example(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_EXAMPLE_BYTES + 1)
@@ -75,7 +147,7 @@ def as_document(answer: Answer) -> dict[str, Any]:
                 "source": hit.source,
                 "collection": hit.collection,
                 "score": hit.score,
-                "region": None,
+                "region": hit.region and astuple(hit.region),
                 "time": hit.time and [round(hit.time.start_s, 3), round(hit.time.end_s, 3)],
             }
             for hit in answer.hits

@@ -20,7 +20,8 @@ from retrieval.errors import (
     Rejected,
 )
 from retrieval.models.grant import Capability
-from retrieval.search import Answer, Hit, Query, search
+from retrieval.query import Query
+from retrieval.search import Answer, Hit, search
 
 RESULTS = 40
 

@@ -22,11 +22,13 @@ class Origin:
 
     modality: (0008,0060) if it is a code of at most 16 letters and digits, else empty.
     taken_on: moved by the patient's days, as in every object of that patient that leaves.
+    study: keyed hash of the study's UID, in one collection only; empty where there is none.
     """
 
     pseudonym: str | None
     modality: str
     taken_on: date | None
+    study: str
 
 
 def origin_of(content: bytes, *, collection_id: int) -> Origin:
@@ -39,10 +41,12 @@ def origin_of(content: bytes, *, collection_id: int) -> Origin:
     named = "\0".join(identity) if identity[-1] else None
     pseudonym = named and keys.keyed_hash(named, use=f"subjects of collection {collection_id}")
     modality = text_of(dataset, "Modality").strip().upper()
+    study = text_of(dataset, "StudyInstanceUID").strip()
     return Origin(
         pseudonym or None,
         modality if _CODE.fullmatch(modality) else "",
         _taken_on(dataset, Mapping(keys.dicom_key())),
+        study and keys.keyed_hash(study, use=f"studies of collection {collection_id}"),
     )
 
 
