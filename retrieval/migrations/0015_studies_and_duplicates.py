@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("retrieval", "0013_budget_guard")]
+    dependencies = [("retrieval", "0014_second_factor")]
 
     operations = [
         migrations.AddField(
