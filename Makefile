@@ -7,6 +7,9 @@ UV := $(VENV)/uv/bin/uv
 UV_VERSION := 0.13.8
 export UV_LINK_MODE ?= copy
 
+# Whole files side by side: each process has an appliance of its own.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 unexport VIRTUAL_ENV
 .PHONY: help setup demo up test check format requirements clean chromium
 .DEFAULT_GOAL := help
@@ -34,7 +37,7 @@ up: setup
 	@$(BIN)/python manage.py up
 
 test: setup chromium
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: setup chromium
 	$(BIN)/ruff format --check .
@@ -42,7 +45,7 @@ check: setup chromium
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The browser tests drive Debian's Chromium; a machine without it is told how to get it.
 chromium:

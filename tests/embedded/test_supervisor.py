@@ -100,7 +100,11 @@ def test_a_killed_supervisor_takes_its_servers_along_and_the_next_start_is_clean
     wait_for_none(folder)
 
 
-@pytest.mark.parametrize("left", ["", "not a number\n", f"{os.getpid()}\n/elsewhere\n", "1\n"])
+@pytest.mark.parametrize(
+    "left",
+    ["", "not a number\n", f"{os.getpid()}\n/elsewhere\n", "1\n"],
+    ids=["empty", "torn", "another program's", "the first process's"],
+)
 def test_a_stale_lock_file_of_postgresql_is_cleared(folder: Path, left: str) -> None:
     """Empty, torn, or naming a process that by now is another program."""
     if not (folder / "postgres").exists():

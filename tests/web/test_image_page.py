@@ -69,7 +69,7 @@ def test_foreign_and_missing_images_answer_alike_to_the_byte(
 
 
 @pytest.mark.parametrize("name", ["image", "preview"])
-@pytest.mark.parametrize("state", set(State) - {State.INDEXED})
+@pytest.mark.parametrize("state", sorted(set(State) - {State.INDEXED}))
 def test_only_indexed_images_are_shown(
     browser: Client, collection: Collection, name: str, state: State
 ) -> None:
