@@ -124,6 +124,8 @@ def open_collection(
     actor: User,
     description: str = "",
     purposes: Sequence[str] | None = None,
+    minimum_cohort: int = 0,
+    keep_queries_days: int | None = None,
 ) -> Collection:
     """Make a collection, with grants for who made it (owner) and for the command line (curator).
 
@@ -138,6 +140,8 @@ def open_collection(
             profile=profile,
             description=description,
             purposes=list(purposes or default_purposes()),
+            minimum_cohort=minimum_cohort,
+            keep_queries_days=keep_queries_days,
         )
         audit.record_in_transaction(
             Kind.COLLECTION_CHANGED, actor=actor, collection=collection.pk, change="opened"

@@ -9,7 +9,7 @@ from uuid import UUID
 import numpy as np
 from pgvector.django import HammingDistance
 
-from retrieval import access, audit, fusion, index, queue, storage
+from retrieval import access, audit, fusion, index, kept_queries, queue, storage
 from retrieval.errors import AccessDenied, EncoderUnavailable
 from retrieval.index import Metric, Neighbour
 from retrieval.models import Collection, EncoderVersion, Image, Kind, Purpose, State, User
@@ -65,7 +65,7 @@ def search(query: Query, *, actor: User, purpose: Purpose, limit: int = 20) -> A
     def find(permitted: list[Collection]) -> list[Hit]:
         return _nearest(query, permitted, actor, purpose, min(max(limit, 0), MAX_LIMIT))
 
-    return _recorded(find, actor, purpose, query.collections, _what_the_log_tells(query))
+    return _recorded(find, actor, purpose, query)
 
 
 def near_duplicates(image_id: UUID, *, actor: User, purpose: Purpose, limit: int = 20) -> Answer:
@@ -77,21 +77,24 @@ def near_duplicates(image_id: UUID, *, actor: User, purpose: Purpose, limit: int
     def find(permitted: list[Collection]) -> list[Hit]:
         return _alike(image_id, permitted, actor, purpose, min(max(limit, 0), MAX_LIMIT))
 
-    told = {**_what_the_log_tells(Query(like=image_id)), "duplicates": True}
-    return _recorded(find, actor, purpose, None, told)
+    return _recorded(find, actor, purpose, Query(like=image_id), duplicates=True)
 
 
 def _recorded(
     find: Callable[[list[Collection]], list[Hit]],
     actor: User,
     purpose: Purpose,
-    collections: Sequence[int] | None,
-    told: dict[str, audit.type_of_detail],
+    query: Query,
+    **more: audit.type_of_detail,
 ) -> Answer:
-    """Authorise, find, and commit what was found or why not before anything is told."""
+    """Authorise, find, and commit what was found or why not before anything is told.
+
+    `more`: what else the log tells of the query.
+    """
+    told = _what_the_log_tells(query) | more
     permitted = access.collections_where(actor, purpose, Capability.SEARCH)
-    if collections is not None:
-        permitted = [c for c in permitted if c.pk in collections]
+    if query.collections is not None:
+        permitted = [c for c in permitted if c.pk in query.collections]
     if not permitted:
         audit.record(Kind.SEARCH_DENIED, actor=actor, purpose=purpose, **told)
         raise AccessDenied(f"user {actor.pk} has no collection to search")
@@ -109,6 +112,15 @@ def _recorded(
         images=[hit.image_id for hit in hits],
         subjects=sorted({hit.subject for hit in hits if hit.subject is not None}),
         **told,
+    )
+    parts = query.all_parts()
+    kept_queries.keep(
+        number,
+        words="\n".join(f"{part.weight:g} {part.words}" for part in parts if part.words),
+        images=[part.image for part in parts if part.image],
+        searched=permitted,
+        actor=actor,
+        purpose=purpose,
     )
     return Answer(hits, number)
 

@@ -11,6 +11,7 @@ from appliance.admin import (
     grants,
     images,
     jobs,
+    kept_queries,
     models,
     users,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "grants",
     "images",
     "jobs",
+    "kept_queries",
     "models",
     "users",
 ]

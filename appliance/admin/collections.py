@@ -18,9 +18,31 @@ class CollectionForm(forms.ModelForm):  # type: ignore[type-arg]  # no runtime g
         help_text="What may be granted here. Taking one away closes it for everybody at once."
     )
 
+    minimum_cohort = forms.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=32767,
+        help_text=Collection._meta.get_field("minimum_cohort").help_text,
+    )
+
     class Meta:
         model = Collection
-        fields = ["name", "description", "profile", "purposes"]
+        fields = [
+            "name",
+            "description",
+            "profile",
+            "purposes",
+            "minimum_cohort",
+            "keep_queries_days",
+        ]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Empty says the same as 0, and is no change.
+        self.initial["minimum_cohort"] = self.initial.get("minimum_cohort") or None
+
+    def clean_minimum_cohort(self) -> int:
+        return self.cleaned_data["minimum_cohort"] or 0
 
 
 @admin.register(Collection)
@@ -44,6 +66,8 @@ class CollectionAdmin(ModelAdmin[Collection]):
                 actor=actor_of(request),
                 description=obj.description,
                 purposes=obj.purposes,
+                minimum_cohort=obj.minimum_cohort,
+                keep_queries_days=obj.keep_queries_days,
             )
             obj.pk = opened.pk
             return

@@ -2,6 +2,7 @@ from django.urls import path
 
 from appliance.web.views import (
     break_glass,
+    collections,
     health,
     image,
     review,
@@ -16,6 +17,7 @@ urlpatterns = [
     path("images/<uuid:image_id>/preview", image.preview, name="preview"),
     path("images/<uuid:image_id>/thumbnail", image.thumbnail, name="thumbnail"),
     path("images/<uuid:image_id>/original", image.original, name="original"),
+    path("collections/", collections.page, name="collections"),
     path("break-glass/", break_glass.page, name="break_glass"),
     path("break-glass/<uuid:broken_id>/close", break_glass.close, name="close_glass"),
     path("review/", review.queue_page, name="review"),

@@ -23,7 +23,7 @@ CREATE POLICY own_and_officers ON retrieval_breakglass FOR SELECT TO cloister_we
     USING (user_id = (SELECT cloister_context_id('actor'))
            OR (SELECT cloister_may('review_breakglass')));
 CREATE POLICY officers_read ON retrieval_keptquery FOR SELECT TO cloister_web
-    USING ((SELECT cloister_may('view_keptquery')));
+    USING ((SELECT cloister_may('view_keptquery')) AND delete_after > clock_timestamp());
 CREATE POLICY keeps_own ON retrieval_keptquery FOR INSERT TO cloister_web
     WITH CHECK (actor_id = (SELECT cloister_context_id('actor')));
 """

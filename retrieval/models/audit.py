@@ -37,6 +37,8 @@ class Kind(models.TextChoices):
     GLASS_CLOSED = "break_glass.closed", "Break-glass closed"
     GLASS_REVIEWED = "break_glass.reviewed", "Break-glass reviewed"
     GLASS_READ = "break_glass.read", "Break-glass read"
+    COUNTS_READ = "counts.read", "Counts read"
+    QUERY_DENIED = "query.denied", "Kept query denied"
     QUERY_READ = "query.read", "Kept query read"
     QUERIES_DELETED = "query.deleted", "Kept queries deleted"
     SUBJECT_REPORTED = "subject.reported", "Who saw a subject, read"

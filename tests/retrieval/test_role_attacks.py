@@ -80,6 +80,14 @@ def test_functions_are_open_to_those_who_need_them_only(superuser: Connection) -
         ("cloister_approve_raise", "cloister_web"),
         ("cloister_lock_budget", "cloister_worker"),
         ("cloister_trainer", "cloister_worker"),
+        ("cloister_is_second_person", "cloister_web"),
+        ("cloister_break_glass", "cloister_web"),
+        ("cloister_close_glass", "cloister_web"),
+        ("cloister_review_glass", "cloister_web"),
+        ("cloister_unreviewed_glass", "cloister_web"),
+        ("cloister_glass_broken", "cloister_web"),
+        ("cloister_glass_broken", "cloister_worker"),
+        ("cloister_sweep_kept_queries", "cloister_worker"),
     }
 
 

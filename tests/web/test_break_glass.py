@@ -10,6 +10,7 @@ from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
 
+from appliance.web import second_factor
 from retrieval import break_glass, queue, storage
 from retrieval.errors import AccessDenied
 from retrieval.models import Collection, Image, Kind, Purpose, Role, User, Verdict
@@ -39,7 +40,10 @@ def physician(collection: Collection) -> User:
 
 @pytest.fixture
 def at_the_bedside(physician: User) -> Client:
-    return signed_in(physician)
+    """Signed in, with a second factor shown just now."""
+    client = signed_in(physician)
+    pass_second_factor(client, physician)
+    return client
 
 
 @pytest.fixture
@@ -109,6 +113,23 @@ def test_a_wrong_password_and_a_missing_collection_are_not_told_apart(
 
     bodies = [re.sub(r'name="csrfmiddlewaretoken".*?>', "", p.content.decode()) for p in pages]
     assert bodies[0] == bodies[1]
+
+
+def test_without_a_fresh_second_factor_the_page_asks_for_one_first(
+    physician: User, collection: Collection, at_the_bedside: Client
+) -> None:
+    page = reverse("break_glass")
+    only_password = Client()
+    only_password.force_login(make_user())
+    session = at_the_bedside.session
+    session[second_factor.PASSED_AT] -= 301
+    session.save()
+
+    for client in (only_password, at_the_bedside):
+        for answer in (client.get(page), send(client, collection)):
+            assert answer.status_code == 302
+            assert answer["Location"].startswith("/second-factor")
+    assert break_glass.open_to(physician) == []
 
 
 def test_nothing_opens_while_the_log_is_closed(
@@ -187,7 +208,6 @@ def test_original_pixels_are_shown_to_who_broke_the_glass_for_them_and_recorded(
     log: Log,
 ) -> None:
     grant(physician, collection, Role.OWNER, *Purpose)
-    pass_second_factor(at_the_bedside, physician)
     url = reverse("original", args=[image.pk])
     assert at_the_bedside.get(url).status_code == 404
     send(at_the_bedside, collection)
@@ -211,8 +231,12 @@ def test_original_pixels_are_shown_to_who_broke_the_glass_for_them_and_recorded(
 
 
 def test_the_page_knows_which_collection_an_image_is_of_for_who_may_see_it(
-    browser: Client, at_the_bedside: Client, image: Image, collection: Collection
+    at_the_bedside: Client, image: Image, collection: Collection
 ) -> None:
+    reader = make_user()
+    grant(reader, collection)
+    browser = signed_in(reader)
+    pass_second_factor(browser, reader)
     url = f"{reverse('break_glass')}?image={image.pk}"
 
     assert collection.name in browser.get(url).content.decode()

@@ -1,22 +1,29 @@
 """Access in an emergency: a reason, who one is once more, an hour. See `retrieval.break_glass`."""
 
+from typing import Final
 from uuid import UUID
 
 from django.contrib.auth import authenticate
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.http import urlencode
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
-from appliance.web import purpose
+from appliance.web import purpose, second_factor
 from appliance.web.forms import BreakGlassForm
 from appliance.web.purpose import actor_of, of_session
 from retrieval import access, audit, break_glass
 from retrieval.errors import AccessDenied
 from retrieval.models import Kind, Purpose
 
-NOT_OPENED = "Nothing was opened: the password is wrong, or there is no collection of that name."
+RECENT_MIN: Final = 5
+"""How old the second factor may be: the password is asked for on the page itself."""
+NOT_OPENED: Final = (
+    "Nothing was opened: the password is wrong, or there is no collection of that name."
+)
 """One sentence for both: what is there is not told to who cannot say who they are."""
 
 
@@ -25,6 +32,9 @@ NOT_OPENED = "Nothing was opened: the password is wrong, or there is no collecti
 @require_http_methods(["GET", "HEAD", "POST"])
 def page(request: HttpRequest) -> HttpResponse:
     """What is open, and the form. Its answer after a post is the search page, for emergencies."""
+    if not second_factor.is_passed_within(request, RECENT_MIN):
+        there = urlencode({"next": request.get_full_path()})
+        return redirect(f"{reverse('second_factor')}?{there}")
     if request.method != "POST":
         return _page(request, BreakGlassForm(initial=_asked_for(request)))
     form = BreakGlassForm(request.POST)
