@@ -3,9 +3,11 @@ themselves, that run in circles. All are made here; none is stored."""
 
 import io
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -503,3 +505,16 @@ def cut_short() -> Iterator[tuple[str, bytes]]:
     for name, content in whole.items():
         for tenth in range(1, 10):
             yield f"{name}: cut at {tenth}0 %", content[: len(content) * tenth // 10]
+
+
+def main() -> None:
+    """Write every file into the folder named on the command line."""
+    folder = Path(sys.argv[1])
+    folder.mkdir()
+    made = {name: make() for name, make in FILES.items()} | dict(cut_short())
+    for number, (name, content) in enumerate(made.items()):
+        (folder / f"{number:03} {name.replace('/', '-')}").write_bytes(content)
+
+
+if __name__ == "__main__":
+    main()

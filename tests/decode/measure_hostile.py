@@ -1,6 +1,7 @@
-"""Time and peak memory of the decoding process: `python -m tests.decode.measure_hostile [FOLDER]`.
+"""Time and peak memory of the decoding process: `python -m tests.decode.measure_hostile FOLDER`.
 
-Without a folder, over the files of hostile.py.
+`python -m tests.decode.hostile FOLDER` writes files to measure. It is another program because this
+one is the size of the process that children are forked from, and their memory counts with it.
 """
 
 import os
@@ -13,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retrieval.errors import Rejected
-from tests.decode import hostile
-from workers.decode import dicom, raster, wire, zygote
+from workers.decode import dicom, raster, video, wire, zygote
 from workers.decode.confine import leave_network
 from workers.decode.limits import Limits
 from workers.decode.protection import try_out
@@ -22,19 +22,15 @@ from workers.decode.sandbox import _memory_file, _read
 
 
 def files() -> Iterator[tuple[str, bytes]]:
-    if len(sys.argv) > 1:
-        for path in sorted(Path(sys.argv[1]).rglob("*")):
-            if path.is_file():
-                yield path.name, path.read_bytes()
-        return
-    for name, make in hostile.FILES.items():
-        yield name, make()
-    yield from hostile.cut_short()
+    for path in sorted(Path(sys.argv[1]).rglob("*")):
+        if path.is_file():
+            yield path.name, path.read_bytes()
 
 
 def main() -> None:
     raster.preload()
     dicom.preload()
+    video.preload()
     limits = Limits()
     protection = try_out(network_left=leave_network())
     assert protection
@@ -63,9 +59,9 @@ def main() -> None:
                     verdict = f"pixels {shape[1]} × {shape[0]}"
                 except Rejected as exc:
                     verdict = exc.reason.value
-        rows.append((name, verdict, seconds, usage.ru_maxrss / 1024))
+        rows.append((name, verdict, seconds, usage.ru_maxrss * 1024 / 1e6))
         sys.stdout.write(
-            f"{seconds:6.2f} s {usage.ru_maxrss / 1024:5.0f} MB  {verdict:24}  {name}\n"
+            f"{seconds:6.2f} s {usage.ru_maxrss * 1024 / 1e6:5.0f} MB  {verdict:24}  {name}\n"
         )
     sys.stdout.write(
         f"{len(rows)} files; "

@@ -114,4 +114,4 @@ def test_decoder_and_decoded_file_share_the_memory_limit() -> None:
     with open(f"/proc/{sandbox._zygote.process.pid}/statm", encoding="ascii") as file:
         own_bytes = int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
-    assert own_bytes + Limits().memory_bytes <= 512 * 1024**2
+    assert own_bytes + Limits().memory_bytes <= 512_000_000
