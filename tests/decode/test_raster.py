@@ -123,3 +123,19 @@ def test_only_the_picture_of_a_polyglot_is_used() -> None:
     decoded = decode(ASTRONAUT + b"PK\x03\x04" + bytes(1000) + b"<script>")
 
     assert decoded.media_type == "image/png"
+
+
+def test_a_very_large_photograph_has_half_its_pixels_a_side() -> None:
+    steps = np.zeros((401, 65_001), np.uint8)
+    steps[:, 30_000:] = 200
+
+    small = decode(samples.encode(steps))
+    half = decode(samples.encode(steps[:300]))
+
+    assert (small.pixels.shape, small.reduced) == ((200, 32_500, 3), 2)
+    assert (small.pixels[0, 14_999, 0], small.pixels[0, 15_000, 0]) == (0, 200)
+    assert (half.pixels.shape, half.reduced) == ((300, 65_001, 3), 1)
+
+
+def test_no_object_is_looked_at_reduced() -> None:
+    assert decode(samples.grey_dicom(np.zeros((5_100, 5_000), np.uint16))).reduced == 1

@@ -72,8 +72,12 @@ def zygote_pid() -> int:
             Reason.TOO_MANY_PIXELS,
         ),
         (
-            samples.grey_dicom(np.zeros((64, 64), np.uint16), Rows=9000, Columns=9000),
+            samples.grey_dicom(np.zeros((64, 64), np.uint16), Rows=7000, Columns=7000),
             Reason.TRUNCATED,
+        ),
+        (
+            samples.grey_dicom(np.zeros((64, 64), np.uint16), Rows=7100, Columns=7100),
+            Reason.TOO_MANY_PIXELS,
         ),
         (samples.grey_dicom(np.zeros((64, 64), np.uint16), Rows=0), Reason.TOO_SMALL),
         (

@@ -21,7 +21,7 @@ from retrieval import keys
 from retrieval.errors import Reason, ServicesUnavailable
 from tests.decode import samples
 from tests.deidentify.writing import written
-from workers.decode import stored
+from workers.decode import sandbox, stored
 from workers.decode.sandbox import decode
 from workers.deidentify.dicom import pixels
 from workers.deidentify.verdict import (
@@ -271,6 +271,29 @@ def test_a_later_frame_that_a_person_must_see_holds_the_whole_object_back(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_boxes_of_a_very_large_picture_are_in_its_own_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes = []
+    for whole in (512 * 512, 512 * 512 - 1):
+        monkeypatch.setattr(sandbox, "WHOLE_PIXELS", whole)
+        out = io.StringIO()
+        call_command(
+            "deidentify",
+            samples.PICTURES / "astronaut.png",
+            output=tmp_path / f"{whole}",
+            key_file=a_key_file(tmp_path),
+            json=True,
+            stdout=out,
+        )
+        (entry,) = json.loads(out.getvalue())["files"]
+        boxes.append(np.array(entry["faces"][0]["box"]))
+        with Image.open(tmp_path / f"{whole}" / entry["output"]) as written_:
+            assert written_.size == ((512, 512) if whole == 512 * 512 else (256, 256))
+
+    assert np.abs(boxes[0] - boxes[1]).max() < 12
+
+
 @pytest.mark.parametrize("profile", ["clinical", "photographs"])
 def test_a_profile_decides_whether_writing_leaves(tmp_path: Path, profile: str) -> None:
     plain = np.full((200, 320, 3), 30, np.uint8)
@@ -288,7 +311,7 @@ def test_a_profile_decides_whether_writing_leaves(tmp_path: Path, profile: str) 
 
     label, slice_ = json.loads(ran.stdout)["files"]
     ink = burned[..., 0] > 128
-    shown = decode((tmp_path / "out" / "label.jpg").read_bytes()).pixels
+    shown = decode((tmp_path / "out" / label["output"]).read_bytes()).pixels
     if profile == "clinical":
         assert [entry["verdict"] for entry in (label, slice_)] == ["released"] * 2
         for entry in (label, slice_):

@@ -109,12 +109,21 @@ def test_a_picture_of_any_size_costs_no_more_than_one_of_the_tiled_pixels(
             seen.append(batch.shape[0] * batch.shape[1] * batch.shape[2])
             return [boxes.NONE] * len(batch)
 
-    Union([union_of_views.Watch(Counting(), (), closer=True)]).detect(
-        np.full((800, 1700, 3), 90, np.uint8)
-    )
+    watching = Union([union_of_views.Watch(Counting(), (), closer=True)])
+    picture = np.tile(np.arange(85, dtype=np.uint8)[:, None], (800, 20, 3))
+
+    watching.detect(picture)
 
     assert 500_000 <= sum(seen) < 1_000_000
     assert max(seen) <= union_of_views._TILES_AT_ONCE * 320**2
+
+    whole = sum(seen)
+    picture[:, :850] = 0
+    watching.detect(picture)
+    assert sum(seen) < 1.7 * whole, "blank tiles are not looked at"
+
+    watching.detect(np.zeros_like(picture))
+    assert sum(seen) < 1.7 * whole
 
 
 def test_two_faces_are_two_and_each_is_told_once(detector: Union, astronaut: Image.Image) -> None:

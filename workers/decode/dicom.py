@@ -49,6 +49,9 @@ _FIRST_GROUPS = (2, 8)
 _MAX_FIRST_VALUE_BYTES = 1024
 # One answer holds so many pixels, or one frame: a child has seconds, not minutes.
 _PIXELS_AT_ONCE = 8_000_000
+# An object leaves with all its values, so none of its frames is looked at reduced; a mammogram has
+# up to 28 million.
+_MAX_FRAME_PIXELS = 50_000_000
 
 Values = npt.NDArray[np.float32]
 
@@ -169,6 +172,8 @@ def _opened(file: BinaryIO, limits: Limits) -> tuple[Dataset, int, int, int]:
         # The pixels are last: a file cut before them has lost them, others never had any.
         raise Rejected(Reason.NO_PIXELS)
     check_size(height, width, frames, limits)
+    if height * width > _MAX_FRAME_PIXELS:
+        raise Rejected(Reason.TOO_MANY_PIXELS)
     _ensure_transfer_syntax(dataset)
     if _pixels_are_cut(dataset, keyword, size):
         raise Rejected(Reason.TRUNCATED)

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from retrieval.errors import Reason, Rejected
 from workers.decode.limits import Limits
 
 Pixels = npt.NDArray[np.uint8]
+
+# Photographs of more pixels are looked at, and leave, with half as many a side: what is looked for
+# costs memory and time by the pixel, and no preview has as many.
+WHOLE_PIXELS = 25_000_000
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,16 @@ def strips(height: int, width: int, max_pixels: int = 1 << 20) -> list[tuple[int
     """
     step = max(1, max_pixels // width)
     return [(top, min(top + step, height)) for top in range(0, height, step)]
+
+
+def reduced(pixels: Pixels, factor: int) -> Pixels:
+    """Return (H, W, 3) uint8 pixels with `factor` times fewer a side, each the mean of a square.
+
+    What does not fill a square at the right and at the bottom is left out.
+    """
+    height, width = pixels.shape[0] // factor, pixels.shape[1] // factor
+    out = np.empty((height, width, 3), np.uint8)
+    for top, bottom in strips(height, width):
+        part = pixels[top * factor : bottom * factor, : width * factor]
+        out[top:bottom] = np.asarray(Image.fromarray(np.ascontiguousarray(part)).reduce(factor))
+    return out

@@ -21,7 +21,7 @@ import numpy as np
 from retrieval.errors import Reason, Rejected, ServicesUnavailable
 from workers.decode import wire
 from workers.decode.limits import Limits
-from workers.decode.picture import Pixels
+from workers.decode.picture import WHOLE_PIXELS, Pixels, reduced
 from workers.decode.protection import Protection
 
 __all__ = ["Decoded", "Limits", "Protection", "decode", "protection", "result_of"]
@@ -46,7 +46,8 @@ class Decoded:
     frames: how many the file holds. media_type: what the file is, not what its name says.
     modality, burned_in: DICOM (0008,0060) and (0028,0301); None where absent or not DICOM.
     copied_screen: a DICOM image that was captured from a screen, film or paper, whatever its
-    modality says: such pictures carry writing.
+    modality says: such pictures carry writing. reduced: how many pixels of the file one of these
+    stands for along each side: 2 above `WHOLE_PIXELS`, for all but DICOM.
     """
 
     pixels: Pixels
@@ -55,6 +56,7 @@ class Decoded:
     modality: str | None = None
     burned_in: bool | None = None
     copied_screen: bool = False
+    reduced: int = 1
 
 
 def decode(content: bytes, *, limits: Limits = Limits()) -> Decoded:  # noqa: B008 - frozen
@@ -123,9 +125,14 @@ def _read(result_fd: int, limits: Limits) -> Decoded:
     if answer.reason is not None:
         raise Rejected(answer.reason)
     size = wire.result_bytes(answer.height, answer.width)
+    # A DICOM object leaves with all its values, so all of them have to be looked at.
+    is_large = answer.height * answer.width > WHOLE_PIXELS and answer.media_type != wire.DICOM
+    factor = 2 if is_large else 1
+    shape = (answer.height, answer.width, 3)
     with mmap.mmap(result_fd, size, access=mmap.ACCESS_READ) as result:
-        flat = np.frombuffer(result, np.uint8, offset=wire.HEADER_BYTES).copy()
-    pixels = flat.reshape(answer.height, answer.width, 3)
+        whole = np.frombuffer(result, np.uint8, offset=wire.HEADER_BYTES).reshape(shape)
+        pixels = reduced(whole, factor) if is_large else whole.copy()
+        del whole  # or the mapping could not be closed
     return Decoded(
         pixels,
         answer.frames,
@@ -133,6 +140,7 @@ def _read(result_fd: int, limits: Limits) -> Decoded:
         answer.modality,
         answer.burned_in,
         answer.copied_screen,
+        factor,
     )
 
 

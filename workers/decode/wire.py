@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from retrieval.errors import Reason
 from workers.decode.limits import Limits
 
+DICOM = "application/dicom"
 MEDIA_TYPES = (
     "image/png",
     "image/jpeg",
@@ -20,7 +21,7 @@ MEDIA_TYPES = (
     "image/x-portable-anymap",
     "image/avif",
     "image/heif",
-    "application/dicom",
+    DICOM,
 )
 CHILD_REASONS = frozenset(
     {

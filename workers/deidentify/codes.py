@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import zxingcpp
 
-from workers.deidentify.marks import Mark, Pixels, without_inner
+from workers.deidentify.marks import Mark, Pixels, is_blank, without_inner
 
 # Share of a code's size that is covered beyond it: quiet zone and what the reader left out.
 _MARGIN = 0.1
@@ -46,6 +46,8 @@ class ZxingCodes:
 
     def find(self, pixels: Pixels) -> tuple[Mark, ...]:
         """pixels: (H, W, 3) uint8 RGB. Returns the codes found, read or not."""
+        if is_blank(pixels):
+            return ()
         grey = np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
         marks = []
         for seen, back in _views(grey):

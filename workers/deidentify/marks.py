@@ -41,6 +41,15 @@ class Mark:
         return left, top, max(1, right - left + 1), max(1, bottom - top + 1)
 
 
+def is_blank(pixels: Pixels) -> bool:
+    """Whether (H, W, 3) pixels are all of one colour, so that nothing can be found in them.
+
+    Files that unpack to many times their size mostly are, and looking costs by the pixel.
+    """
+    first = pixels[0, 0]
+    return bool((pixels[0] == first).all() and (pixels == first).all())
+
+
 def cover_marks(pixels: Pixels, marks: Iterable[Mark]) -> Pixels:
     """Return a copy of `pixels`, (H, W, 3) uint8 RGB, with every mark painted over in black."""
     covered = np.ascontiguousarray(pixels).copy()

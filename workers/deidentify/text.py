@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from retrieval.errors import ModelRefused
-from workers.deidentify.marks import Mark, Pixels, without_inner
+from workers.deidentify.marks import Mark, Pixels, is_blank, without_inner
 
 Values = npt.NDArray[np.float32]
 
@@ -219,10 +219,14 @@ def _session(name: str, digest: str, threads: int) -> onnxruntime.InferenceSessi
 
 
 def _tiles(pixels: Pixels, view: View) -> Iterator[tuple[int, int, Pixels]]:
-    """Yield left, top and pixels of tiles that cover the picture and share their borders."""
+    """Yield left, top and pixels of tiles that cover the picture and share their borders.
+
+    Blank ones are left out.
+    """
     for top, bottom in _spans(pixels.shape[0], view.scale):
         for left, right in _spans(pixels.shape[1], view.scale):
-            yield left, top, pixels[top:bottom, left:right]
+            if not is_blank(tile := pixels[top:bottom, left:right]):
+                yield left, top, tile
 
 
 def _spans(length: int, scale: float) -> list[tuple[int, int]]:

@@ -168,6 +168,7 @@ def _deidentify_file(
 ) -> Report:
     started = time.monotonic()
     result: Deidentified | None = None
+    reduced = 1
     reason: Reason | None = None
     covered = Covered(None, {})
     outputs: dict[str, bytes] = {}
@@ -179,7 +180,7 @@ def _deidentify_file(
             return _deidentify_video(
                 content, name, base, output=output, profile=profile, detectors=detectors
             )
-        result, covered = _deidentify_content(content, profile, detectors, mapping)
+        result, covered, reduced = _deidentify_content(content, profile, detectors, mapping)
     except Rejected as exc:
         reason = exc.reason
     except (ModelRefused, ServicesUnavailable, CommandError):
@@ -203,8 +204,8 @@ def _deidentify_file(
         verdict=verdict if names is not None else "rejected",
         reason=(reason.value if reason else None) if names is not None else NOT_WRITTEN,
         seconds=round(time.monotonic() - started, 3),
-        faces=[_face(face) for face in result.boxes.faces] if result else [],
-        text=_writing(result.boxes, *result.pixels.shape[:2]) if result else [],
+        faces=[_face(face, reduced) for face in result.boxes.faces] if result else [],
+        text=_writing(result.boxes, *result.pixels.shape[:2], reduced=reduced) if result else [],
         tags={action.value: count for action, count in covered.counts.items()},
         output=(names or {}).get("jpg"),
         dicom=(names or {}).get("dcm"),
@@ -214,17 +215,20 @@ def _deidentify_file(
 
 def _deidentify_content(
     content: bytes, profile: Profile, detectors: Detectors, mapping: Mapping
-) -> tuple[Deidentified | None, Covered]:
-    """Return the picture, None where a DICOM object has none, and the object. Raises Rejected."""
+) -> tuple[Deidentified | None, Covered, int]:
+    """Return the picture, None where a DICOM object has none, the object, and `Decoded.reduced`.
+
+    Raises Rejected.
+    """
     try:
         decoded = decode(content)
     except Rejected as exc:
         if exc.reason is not Reason.NO_PIXELS:
             raise
-        return None, cleaned_record(content, mapping)
+        return None, cleaned_record(content, mapping), 1
     result = deidentify(decoded, profile, detectors)
     if decoded.media_type != DICOM:
-        return result, Covered(None, {})
+        return result, Covered(None, {}), decoded.reduced
     look = partial(
         _mask,
         first=result,
@@ -236,7 +240,7 @@ def _deidentify_content(
     if covered.for_review and result.verdict == "released":
         # The picture shows one window of the first frame: what else there is may not be gone.
         result = replace(result, verdict="review", reason=covered.reason)
-    return result, covered
+    return result, covered, decoded.reduced
 
 
 def _deidentify_video(
@@ -357,12 +361,18 @@ def _write_one(content: bytes, output: Path, base: str, suffix: str) -> str:
     raise AssertionError("counting does not end")
 
 
-def _face(face: Face) -> dict[str, object]:
-    return {"box": list(face.box), "score": round(face.score, 3), "detector": face.detector}
+def _face(face: Face, reduced: int = 1) -> dict[str, object]:
+    box = [reduced * side for side in face.box]
+    return {"box": box, "score": round(face.score, 3), "detector": face.detector}
 
 
-def _writing(found: Boxes, height: int, width: int) -> list[dict[str, object]]:
-    return [as_stored(mark, height, width) for mark in found.text + found.codes]
+def _writing(found: Boxes, height: int, width: int, reduced: int = 1) -> list[dict[str, object]]:
+    """Return what is reported of writing. reduced: pixels of the file in one of these, a side."""
+    return [
+        as_stored(mark, height, width)
+        | {"box": [reduced * side for side in mark.box(height, width)]}
+        for mark in found.text + found.codes
+    ]
 
 
 def _as_json(reports: list[Report]) -> str:
