@@ -151,7 +151,13 @@ def make_images(
                     content_key=image_id.bytes,
                     wrapped_key=wrapped_key,
                     sealed_name=storage.seal_source_name(name, data_key=data_key),
-                    **({"media_type": "image/png"} | fields),
+                    **(
+                        {
+                            "media_type": "image/png",
+                            "rules_digest": collection.profile.rules_digest,
+                        }
+                        | fields
+                    ),
                 )
             )
         Image.objects.bulk_create(images)

@@ -31,8 +31,9 @@ from workers.decode.limits import Limits
 from workers.decode.sandbox import decode
 from workers.deidentify import derivative
 from workers.deidentify.dicom.origin import Origin, origin_of
+from workers.deidentify.faces import Search
 from workers.deidentify.marks import as_stored
-from workers.deidentify.obscure import Style
+from workers.deidentify.obscure import Shape, Style
 from workers.deidentify.reviewed import boxes_of, cover_reviewed, rows_of
 from workers.deidentify.verdict import Boxes, Deidentified, Profile, detectors_for, still_found
 from workers.deidentify.verdict import deidentify as deidentify_pixels
@@ -79,6 +80,7 @@ def deidentify(work: Work) -> None:
     with outbox.settling(work) as image:
         if image.video_id is not None:
             storage.write_bytes(image, Form.ORIGINAL, original)
+        image.rules_digest = profile.rules_digest
         _store_render(image, pixels, covered.boxes + boxes_of(drawn))
         _propose_boxes(image, covered.boxes, is_in_review=reason is not None)
         if origin is not None:
@@ -114,6 +116,7 @@ def cover(work: Work) -> None:
         # Rejected meanwhile: nobody is to see what the new picture shows.
         if not _is_reviewable(image):
             return
+        # Its rules stay those it was looked at under: covering again looks for nothing new.
         _store_render(image, pixels, boxes_of(boxes))
         ReviewBox.objects.filter(image=image, source=Source.LAST_LOOK).delete()
         ReviewBox.objects.bulk_create(rows_of(left, image, Source.LAST_LOOK))
@@ -147,7 +150,8 @@ def _store_render(image: StoredImage, pixels: Pixels, covered: Boxes) -> None:
         as_stored(mark, image.height, image.width) for mark in covered.text + covered.codes
     ]
     image.perceptual_hash = perceptual_hash(pixels)
-    image.save(update_fields=["render", "width", "height", "faces", "text", "perceptual_hash"])
+    fields = ["render", "rules_digest", "width", "height", "faces", "text", "perceptual_hash"]
+    image.save(update_fields=fields)
 
 
 def _propose_boxes(image: StoredImage, found: Boxes, *, is_in_review: bool) -> None:
@@ -237,9 +241,11 @@ def _rules(profile: PrivacyProfile) -> Profile:
     return Profile(
         name=profile.name,
         cover=cast(Style, profile.cover),
+        shape=cast(Shape, profile.shape),
         mosaic_cells=profile.mosaic_cells,
         margin=profile.margin,
         detection_threshold=profile.detection_threshold,
+        search=cast(Search, profile.search),
         cover_text=profile.cover_text,
         cover_codes=profile.cover_codes,
         text_allowed=tuple(profile.text_allowed),

@@ -1,3 +1,5 @@
+import hashlib
+import json
 from typing import Any
 
 from django.contrib.postgres.fields import ArrayField
@@ -11,6 +13,16 @@ from retrieval.models.grant import Purpose
 class Cover(models.TextChoices):
     SOLID = "solid", "Solid"
     MOSAIC = "mosaic", "Mosaic (at most 6×6 cells)"
+
+
+class Shape(models.TextChoices):
+    BOX = "box", "Box"
+    ELLIPSE = "ellipse", "Ellipse"
+
+
+class Search(models.TextChoices):
+    STANDARD = "standard", "Standard"
+    THOROUGH = "thorough", "Thorough"
 
 
 def check_text_allowed(entry: str) -> None:
@@ -30,6 +42,13 @@ class PrivacyProfile(models.Model):
 
     name = models.CharField(max_length=100, unique=True)
     cover = models.CharField(max_length=10, choices=Cover.choices, default=Cover.SOLID)
+    shape = models.CharField(
+        max_length=10,
+        choices=Shape.choices,
+        default=Shape.BOX,
+        help_text="An ellipse leaves more of the picture; it reaches as far as the box to its sides"
+        " and holds all of the detected face.",
+    )
     mosaic_cells = models.PositiveSmallIntegerField(
         default=6,
         validators=[MinValueValidator(1), MaxValueValidator(6)],
@@ -44,6 +63,13 @@ class PrivacyProfile(models.Model):
         default=0.2,
         validators=[MinValueValidator(0.05), MaxValueValidator(0.3)],
         help_text="Score from which a detection counts as a face. Lower covers more.",
+    )
+    search = models.CharField(
+        max_length=10,
+        choices=Search.choices,
+        default=Search.STANDARD,
+        help_text="How many views of a picture are looked at: upright, mirrored, turned, enlarged."
+        " Thorough takes more, and more time.",
     )
 
     cover_text = models.BooleanField(
@@ -84,10 +110,23 @@ class PrivacyProfile(models.Model):
             models.CheckConstraint(
                 name="profile_cover_is_irreversible", condition=models.Q(cover__in=Cover.values)
             ),
+            models.CheckConstraint(
+                name="profile_shape_holds_the_face", condition=models.Q(shape__in=Shape.values)
+            ),
+            models.CheckConstraint(
+                name="profile_search_is_known", condition=models.Q(search__in=Search.values)
+            ),
         ]
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def rules_digest(self) -> str:
+        """Hex SHA-256 of all that decides what is covered and how: of every field but the name."""
+        fields = (field.attname for field in self._meta.concrete_fields)
+        rules = {name: getattr(self, name) for name in fields if name not in ("id", "name")}
+        return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
 def default_purposes() -> list[str]:

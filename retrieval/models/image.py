@@ -135,6 +135,9 @@ class Image(models.Model):
     render = models.PositiveIntegerField(
         default=0, help_text="How often its covers were drawn: what is released is one of these."
     )
+    rules_digest = models.CharField(
+        max_length=64, blank=True, help_text="Of the profile under which it was last looked at."
+    )
     modality = models.CharField(
         max_length=16, blank=True, help_text="DICOM modality (0008,0060), such as CT; else empty."
     )

@@ -33,7 +33,8 @@ def release(image_id: UUID, *, render: int, actor: User, purpose: Purpose) -> No
     """A reviewer looked at the covered preview and lets it be encoded and found.
 
     render: which one was looked at; none that came after is released unseen. Raises AccessDenied,
-    Outdated, or NotDecidable: where the detector failed nobody knows what is in it.
+    Outdated, or NotDecidable: where the detector failed nobody knows what is in it, and where the
+    profile was changed since, what it would be covered for now.
     """
     with deciding(image_id, Capability.REVIEW, actor, purpose) as image:
         if image.state != State.REVIEW or waits_for_rerun(image):
@@ -97,9 +98,14 @@ def retry(image_id: UUID, *, actor: User, purpose: Purpose) -> None:
 
 
 def waits_for_rerun(image: Image) -> bool:
-    """Whether no reviewer can tell what is in it, or what was covered: only a new start helps."""
+    """Whether no reviewer can tell what is in it, or what was covered: only a new start helps.
+
+    Where the profile is another than then, nobody looked for all that it covers now.
+    """
+    if image.state != State.REVIEW:
+        return False
     unknown = image.reason == Reason.DETECTOR_FAILED or image.render == 0
-    return image.state == State.REVIEW and unknown
+    return unknown or image.rules_digest != image.collection.profile.rules_digest
 
 
 @contextmanager

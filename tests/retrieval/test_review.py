@@ -8,7 +8,19 @@ import pytest
 
 from retrieval import access, outbox, review
 from retrieval.errors import AccessDenied, Reason
-from retrieval.models import Collection, Image, Kind, Purpose, Role, Stage, State, User, Work
+from retrieval.models import (
+    BoxKind,
+    Collection,
+    Image,
+    Kind,
+    PrivacyProfile,
+    Purpose,
+    Role,
+    Stage,
+    State,
+    User,
+    Work,
+)
 from tests.factories import grant, make_collection, make_image, make_user, operator
 from tests.web.conftest import Superuser
 
@@ -84,6 +96,51 @@ def test_an_image_whose_detector_failed_is_never_released(
 
     assert stored(image).state == State.REVIEW
     assert due(image) == []
+
+
+def test_what_was_looked_at_under_another_profile_is_not_released_but_looked_at_again(
+    collection: Collection, reviewer: User
+) -> None:
+    """Made stricter since: her boxes are those of the weaker one."""
+    image = in_review(collection)
+    strict = PrivacyProfile.objects.create(name="strict", search="thorough")
+    Collection.objects.filter(pk=collection.pk).update(profile=strict)
+
+    with pytest.raises(review.NotDecidable):
+        review.release(image.pk, render=1, actor=reviewer, purpose=PURPOSE)
+    with pytest.raises(review.NotDecidable):
+        review.change_boxes(
+            image.pk,
+            render=1,
+            drawn=[review.Drawn(BoxKind.FACE, (1, 1, 9, 9))],
+            removed={},
+            actor=reviewer,
+            purpose=PURPOSE,
+        )
+    review.retry(image.pk, actor=reviewer, purpose=PURPOSE)
+
+    assert stored(image).state == State.RECEIVED
+    assert due(image) == [Stage.DEIDENTIFY]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"cover": "mosaic"},
+        {"shape": "ellipse"},
+        {"mosaic_cells": 4},
+        {"margin": 0.3},
+        {"detection_threshold": 0.1},
+        {"search": "thorough"},
+        {"cover_text": True},
+        {"cover_codes": True},
+        {"text_allowed": ["L"]},
+    ],
+    ids=str,
+)
+def test_a_profile_with_any_other_rule_is_another_one(changed: dict[str, Any]) -> None:
+    assert PrivacyProfile(**changed).rules_digest != PrivacyProfile().rules_digest
+    assert PrivacyProfile(name="other").rules_digest == PrivacyProfile().rules_digest
 
 
 def test_an_image_whose_detector_failed_is_tried_again_from_its_start(

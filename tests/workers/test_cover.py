@@ -13,7 +13,9 @@ from retrieval import access, receive, review, storage
 from retrieval.errors import Reason
 from retrieval.models import (
     BoxKind,
+    Collection,
     Image,
+    PrivacyProfile,
     Purpose,
     RemovalReason,
     ReviewBox,
@@ -219,6 +221,24 @@ def test_a_new_start_keeps_what_a_reviewer_drew_and_goes_back_to_review(
     assert shown(after)[6:12, 72:88].max() < 30
     assert rows(image, Source.DETECTOR) == []
     assert len(rows(image, Source.REVIEWER)) == 1
+
+
+def test_after_a_change_of_profile_only_a_new_start_makes_an_image_releasable(
+    image: Image, reviewer: User
+) -> None:
+    """Covering again looks for nothing new, so it does not count as a look under the new rules."""
+    change(image, reviewer, Drawn(BoxKind.FACE, (0, 0, 5, 5)))
+    strict = PrivacyProfile.objects.create(name="strict", margin=0.5)
+    Collection.objects.filter(pk=image.collection_id).update(profile=strict)
+    run(Stage.COVER)
+
+    with pytest.raises(review.NotDecidable):
+        review.release(image.pk, render=2, actor=reviewer, purpose=PURPOSE)
+    review.retry(image.pk, actor=reviewer, purpose=PURPOSE)
+    run(Stage.DEIDENTIFY)
+    review.release(image.pk, render=3, actor=reviewer, purpose=PURPOSE)
+
+    assert fresh(image).state == State.DEIDENTIFIED
 
 
 def test_a_detector_that_fails_leaves_a_black_picture_and_no_boxes(

@@ -2,11 +2,13 @@
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from django.forms.models import model_to_dict
 from django.utils import timezone
 from PIL import Image as Picture
 
@@ -238,12 +240,27 @@ def test_an_encoder_that_fails_in_the_shadow_holds_nothing_up(
 def test_imports_are_covered_as_the_deidentify_command_covers() -> None:
     stored, told = PrivacyProfile(), Profile("any")
 
-    assert (stored.cover, stored.mosaic_cells, stored.margin, stored.detection_threshold) == (
-        told.cover,
-        told.mosaic_cells,
-        told.margin,
-        told.detection_threshold,
+    assert stages._rules(stored) == replace(told, name=stored.name)
+
+
+def test_every_rule_of_a_profile_reaches_its_images() -> None:
+    strict = PrivacyProfile(
+        name="strict",
+        cover="mosaic",
+        shape="ellipse",
+        mosaic_cells=3,
+        margin=0.5,
+        detection_threshold=0.1,
+        search="thorough",
+        cover_text=True,
+        cover_codes=True,
+        text_allowed=["L"],
     )
+
+    assert asdict(stages._rules(strict)) == {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in model_to_dict(strict, exclude=["id"]).items()
+    }
 
 
 def test_a_stage_that_breaks_leaves_the_image_unsearchable_and_its_work_due(
