@@ -14,6 +14,7 @@ urlpatterns = [
     path("admin/logout/", SignOut.as_view(), name="admin_sign_out"),
     path("admin/password_change/", to_password, name="admin_password"),
     path("admin/", admin.site.urls),
+    path("api/v1/", include("appliance.api.urls")),
     path("", include("appliance.web.urls")),
 ]
 

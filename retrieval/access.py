@@ -25,6 +25,7 @@ from retrieval.models import (
     PrivacyProfile,
     Purpose,
     Role,
+    Scope,
     User,
 )
 from retrieval.models.collection import default_purposes
@@ -32,6 +33,16 @@ from retrieval.models.grant import CAPABILITIES, Capability, roles_with
 
 OPERATOR: Final = "operator"
 """The user in whose name commands on the appliance's own command line act, unless told another."""
+
+
+SCOPE_FOR: Final[dict[Capability, str | None]] = {
+    Capability.VIEW: "",
+    Capability.SEE_SOURCE_NAMES: "",
+    Capability.SEARCH: Scope.SEARCH,
+    Capability.INGEST: Scope.INGEST,
+    Capability.REVIEW: None,
+}
+"""The scope a token needs for a capability. Empty: any will do. None: no program has it."""
 
 
 @contextmanager
@@ -43,6 +54,7 @@ def acting_as(actor: User, purpose: Purpose) -> Iterator[None]:
     with transaction.atomic(durable=True):
         _set_context("actor", str(actor.pk))
         _set_context("purpose", purpose)
+        _set_context("token", "" if actor.token is None else str(actor.token.pk))
         yield
 
 
@@ -67,9 +79,10 @@ def _set_context(name: str, value: str) -> None:
 def collections_where(actor: User, purpose: Purpose, capability: Capability) -> list[Collection]:
     """The collections in which `actor` has `capability` for `purpose` now, by name.
 
-    By grants, and by broken glass: see `retrieval.break_glass`.
+    By grants, and by broken glass: see `retrieval.break_glass`. For a program, what its token
+    leaves of its grants; without one, nothing.
     """
-    if not actor.is_active:
+    if not actor.is_active or not _lets_through(actor, purpose, capability):
         return []
     now = timezone.now()
     grants = Grant.objects.filter(
@@ -82,7 +95,19 @@ def collections_where(actor: User, purpose: Purpose, capability: Capability) -> 
     is_granted = Q(pk__in=grants.values("collection"), purposes__contains=[purpose])
     if purpose == Purpose.EMERGENCY and capability in CAPABILITIES[Role.SEARCHER]:
         is_granted |= Q(pk__in=opened_by_glass(actor))
+    if actor.token is not None:
+        is_granted &= Q(pk__in=actor.token.collections)
     return list(Collection.objects.filter(is_granted).order_by("name"))
+
+
+def _lets_through(actor: User, purpose: Purpose, capability: Capability) -> bool:
+    """Whether the token that `actor` was let in with is for this. People need none."""
+    if actor.responsible_id is None:
+        return True
+    if actor.token is None or purpose not in actor.token.purposes:
+        return False
+    needed = SCOPE_FOR[capability]
+    return needed is not None and (not needed or needed in actor.token.scopes)
 
 
 def opened_by_glass(actor: User, *, originals: bool = False) -> list[int]:

@@ -64,6 +64,22 @@ class AccessDenied(CloisterError):
     """The actor may not do this, or the thing does not exist: the two are not told apart."""
 
 
+class TokenRefused(CloisterError):
+    """That is no token, or no longer one, or not in these hands. Permanent."""
+
+
+class ScopeMissing(CloisterError):
+    """The token is not for this route or this purpose of use. Permanent."""
+
+
+class LimitReached(CloisterError):
+    """A token has asked as much as it may for now. Transient."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class NotDeidentified(CloisterError):
     """Something un-redacted was about to be encoded, indexed or shown. Permanent."""
 

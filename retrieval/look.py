@@ -35,6 +35,25 @@ def look_at(image_id: UUID, *, actor: User, purpose: Purpose) -> Seen:
     return Seen(image, source, number)
 
 
+def look_at_status(image_id: UUID, *, actor: User, purpose: Purpose) -> Seen:
+    """Where an image is on its way: for who may hand in images there, or see it, once indexed.
+
+    The look is on the log before this returns. Raises AccessDenied, on the log; AuditUnavailable.
+    """
+    ingested = access.collections_where(actor, purpose, Capability.INGEST)
+    try:
+        with access.acting_as(actor, purpose):
+            image = access.find_image(image_id, actor=actor, purpose=purpose)
+            if image.collection not in ingested and not is_shown(image, may_review=False):
+                raise AccessDenied(f"user {actor.pk} has no such image")  # noqa: TRY301  on the log
+    except AccessDenied:
+        audit.record(Kind.IMAGE_DENIED, actor=actor, purpose=purpose, image=image_id)
+        raise
+    named = access.collections_where(actor, purpose, Capability.SEE_SOURCE_NAMES)
+    source = storage.source_name(image) if image.collection in named else None
+    return Seen(image, source, _record_look(image, "status", actor, purpose))
+
+
 def picture(image_id: UUID, form: Form, *, actor: User, purpose: Purpose) -> bytes:
     """The de-identified JPEG. The look is on the log before this returns.
 

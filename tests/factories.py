@@ -5,15 +5,18 @@ import io
 import itertools
 import uuid
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 from django.test import Client
+from django.utils import timezone
 from django_otp.oath import totp
 from PIL import Image as Picture
 
-from retrieval import access, index, keys, second_factor, storage
+from retrieval import access, index, keys, second_factor, storage, tokens
 from retrieval.models import (
+    ApiToken,
     Collection,
     EncoderVersion,
     Grant,
@@ -22,6 +25,8 @@ from retrieval.models import (
     PrivacyProfile,
     Purpose,
     Role,
+    Scope,
+    ServiceAccount,
     State,
     User,
 )
@@ -93,6 +98,34 @@ def grant(
         user=user,
         granted_by=operator(),
         **fields,
+    )
+
+
+def make_token(
+    account: ServiceAccount,
+    *collections: Collection,
+    scopes: Sequence[Scope] = tuple(Scope),
+    purposes: Sequence[Purpose] = (Purpose.TREATMENT,),
+    **fields: Any,
+) -> tuple[ApiToken, str]:
+    """A token for all that a token may be for, for an hour, unless told otherwise."""
+    return tokens.issue(
+        account,
+        name="a test",
+        scopes=scopes,
+        collections=[collection.pk for collection in collections],
+        purposes=purposes,
+        issued_by=operator(),
+        **({"expires_at": timezone.now() + timedelta(hours=1)} | fields),
+    )
+
+
+def make_account(responsible: User | None = None) -> ServiceAccount:
+    """A program without grants, and a person who answers for it."""
+    return tokens.open_account(
+        f"program-{next(_numbers)}",
+        responsible=responsible or make_user(),
+        opened_by=operator(),
     )
 
 

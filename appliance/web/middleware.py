@@ -153,6 +153,8 @@ UNAUDITED: Final = {
     "healthz": "whether database and broker answer",
     "sign_in": "the form; every try to sign in is on the log",
     "admin:jsi18n": "the administration's own words, the same for everybody",
+    "api:openapi": "the description of the API, the same for everybody",
+    "api:docs": "the same, to be read and tried",
 }
 """Routes whose answers hold no data and are not on the log. Published in docs/audit.md."""
 

@@ -84,6 +84,8 @@ def _limit_waiting() -> None:
 def _append(
     kind: Kind, actor: User | None, purpose: str, details: dict[str, type_of_detail]
 ) -> int:
+    if actor is not None and actor.token is not None:
+        details = details | {"token": actor.token.pk}
     canonical = json.dumps(details, sort_keys=True, separators=(",", ":"), default=str)
     with connection.cursor() as cursor:
         cursor.execute(

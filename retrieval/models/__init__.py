@@ -20,10 +20,12 @@ from retrieval.models.image import Image, ImportBatch, State, Subject
 from retrieval.models.kept_query import KeptQuery
 from retrieval.models.review import BoxKind, RemovalReason, ReviewBox, Source
 from retrieval.models.second_factor import Authenticator, RecoveryCode
+from retrieval.models.token import ApiToken, Scope, ServiceAccount, TokenUse
 from retrieval.models.user import User
 from retrieval.models.work import Stage, Work
 
 __all__ = [
+    "ApiToken",
     "AuditEvent",
     "Authenticator",
     "BoxKind",
@@ -48,12 +50,15 @@ __all__ = [
     "Reservation",
     "ReviewBox",
     "Role",
+    "Scope",
+    "ServiceAccount",
     "Source",
     "Stage",
     "State",
     "Subject",
     "SubjectGroup",
     "SubjectGroupMember",
+    "TokenUse",
     "Unit",
     "User",
     "Verdict",

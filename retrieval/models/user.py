@@ -1,5 +1,10 @@
+from typing import TYPE_CHECKING, Optional
+
 from django.contrib.auth.models import AbstractUser
 from django.db import models
+
+if TYPE_CHECKING:
+    from retrieval.models.token import ApiToken
 
 
 class User(AbstractUser):
@@ -9,3 +14,29 @@ class User(AbstractUser):
         default=False,
         help_text="The password was handed out by somebody else and is good for one sign-in.",
     )
+    responsible = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="service_accounts",
+        help_text="The person who answers for this program. An account with one never signs in.",
+    )
+    token: Optional["ApiToken"] = None
+    """What it was let in with, while a request of the API is answered (retrieval.tokens)."""
+
+    class Meta:
+        verbose_name = "user"
+        verbose_name_plural = "users"
+        constraints = [
+            models.CheckConstraint(
+                name="a_service_account_never_signs_in",
+                condition=models.Q(responsible__isnull=True)
+                | models.Q(
+                    password__startswith="!",  # noqa: S106  what an unusable one begins with
+                    is_staff=False,
+                    is_superuser=False,
+                    last_login__isnull=True,
+                ),
+            )
+        ]

@@ -88,6 +88,7 @@ def test_functions_are_open_to_those_who_need_them_only(superuser: Connection) -
         ("cloister_glass_broken", "cloister_web"),
         ("cloister_glass_broken", "cloister_worker"),
         ("cloister_sweep_kept_queries", "cloister_worker"),
+        ("cloister_own_tokens", "cloister_web"),
     }
 
 

@@ -1,5 +1,6 @@
 """No audit, no answer: every route, while the log is broken in each way a real one breaks."""
 
+import json
 import re
 import socket
 import tempfile
@@ -21,7 +22,15 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from appliance import env
 from appliance.web import middleware
 from retrieval.models import Image, Kind, Purpose, Role, User
-from tests.factories import grant, make_collection, make_encoder, make_image, make_user
+from tests.factories import (
+    grant,
+    make_account,
+    make_collection,
+    make_encoder,
+    make_image,
+    make_token,
+    make_user,
+)
 from tests.web.conftest import Superuser, encoder_answers, jpeg, log, signed_in
 
 __all__ = ["encoder_answers", "log"]
@@ -39,6 +48,7 @@ class Request:
     method: str
     url: str
     form: dict[str, str]
+    token: str = ""
 
 
 def routes(
@@ -56,7 +66,7 @@ def routes(
 
 def address(route: str, image: Image) -> str | None:
     """A route with the ids of things that are there, or None where it takes none of ours."""
-    url = re.sub(r"<uuid:\w+>", str(image.pk), route)
+    url = re.sub(r"<uuid(?:str)?:\w+>", str(image.pk), route)
     url = re.sub(r"<path:object_id>", str(image.pk) if "image/" in url else "1", url)
     url = re.sub(r"<int:\w+>", "1", url)
     return None if re.search(r"[<(^]", url) else f"/{url}"
@@ -83,7 +93,7 @@ def browser(officer: User) -> Client:
 
 
 @pytest.fixture
-def requests(browser: Client, image: Image) -> list[Request]:
+def requests(browser: Client, officer: User, image: Image) -> list[Request]:
     page = browser.post("/", {"words": "anything"}).content.decode()
     (ticket,) = re.findall(r'src="(/images/[^"]*/thumbnail\?ticket=[^"]*)"', page)
     listed = browser.get("/admin/retrieval/image/").content.decode()
@@ -91,17 +101,31 @@ def requests(browser: Client, image: Image) -> list[Request]:
     found = [
         Request(name, "GET", url, {})
         for name, route in routes()
-        if (url := address(route, image)) is not None
+        if (url := address(route, image)) is not None and not url.startswith("/api/")
     ]
     return [
         *found,
         Request("thumbnail", "GET", ticket, {}),
         Request("admin:retrieval_image_thumbnail", "GET", listed_ticket, {}),
         Request("search", "POST", "/", {"words": "anything"}),
+        *by_token(officer, image),
         Request("purpose", "POST", "/purpose", {"purpose": "TREAT"}),
         Request("verify", "POST", "/admin/retrieval/auditevent/verify/", {}),
         Request("sign in", "POST", "/sign-in", {"username": "x", "password": "y"}),
     ]
+
+
+def by_token(officer: User, image: Image) -> list[Request]:
+    """The API's routes, asked by a program that may do everything a program may."""
+    account = make_account(responsible=officer)
+    grant(account, image.collection, Role.OWNER)
+    _, token = make_token(account, image.collection, per_minute=600)
+    reading = [
+        Request(name, "GET", url, {}, token)
+        for name, route in routes()
+        if (url := address(route, image)) is not None and url.startswith("/api/")
+    ]
+    return [*reading, Request("api search", "POST", "/api/v1/search", {"words": "x"}, token)]
 
 
 @contextmanager
@@ -212,6 +236,13 @@ def ask(request: Request, cookies: Any) -> tuple[Request, HttpResponseBase, floa
     client.cookies = cookies
     began = time.monotonic()
     try:
+        if request.token:
+            told = {"Authorization": f"Bearer {request.token}"}
+            body = json.dumps(request.form)
+            answer = client.generic(
+                request.method, request.url, body, "application/json", headers=told
+            )
+            return request, answer, time.monotonic() - began
         send = client.post if request.method == "POST" else client.get
         return request, send(request.url, request.form), time.monotonic() - began
     finally:

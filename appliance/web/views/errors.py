@@ -6,10 +6,13 @@ from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 
+from appliance.api.problems import problem
 from retrieval.errors import CloisterError
 
 
 def _plain(request: HttpRequest, status: int, title: str, message: str) -> HttpResponse:
+    if request.path.startswith("/api/"):
+        return problem(status, message)
     template = "error_part.html" if request.headers.get("HX-Request") else "error.html"
     body = render_to_string(template, {"title": title, "message": message})
     return HttpResponse(body, status=status, headers={"Cache-Control": "no-store"})
