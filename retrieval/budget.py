@@ -439,21 +439,42 @@ def _charges(besides: Reservation) -> list[type_of_charge]:
     return [_charge(row) for row in rows]
 
 
-def _total(charges: Iterable[type_of_charge], compose: Compose, delta: float) -> float:
-    """ε of the subject that is worst off: trainings on all, and those on its own group.
+def charged_with(closed: Reservation) -> list[list[Mechanism]]:
+    """All that was charged when `closed` was closed, by group of subjects: each list is what a
+    subject of one group was exposed to, and the last what one of none was.
 
-    Groups share no subject (a database constraint), so between them parallel composition holds
+    From the ledger, whose numbers on the log say what came before what. Inside `access`.
+    """
+    moment = closed.closed_event
+    rows = Reservation.objects.filter(
+        collection=closed.collection_id, reserved_event__lt=moment
+    ).order_by("reserved_event")
+    charges: list[type_of_charge] = []
+    for row in rows:
+        was_closed = row.closed_event is not None and row.closed_event <= (moment or 0)
+        mechanisms = charged(row) if was_closed else _mechanisms(row.plan)
+        charges.append((row.subject_group_id, mechanisms))
+    return _by_group(charges)
+
+
+def _total(charges: Iterable[type_of_charge], compose: Compose, delta: float) -> float:
+    """ε of the subject that is worst off: trainings on all, and those on its own group."""
+    worst = 0.0
+    for mechanisms in _by_group(charges):
+        if mechanisms:
+            worst = max(worst, _finite(compose(mechanisms, delta)))
+    return worst
+
+
+def _by_group(charges: Iterable[type_of_charge]) -> list[list[Mechanism]]:
+    """Groups share no subject (a database constraint), so between them parallel composition holds
     (McSherry 2009, theorem 4); with a training on the whole collection everything adds up.
     """
     by_group: dict[int | None, list[Mechanism]] = defaultdict(list)
     for group_id, mechanisms in charges:
         by_group[group_id].extend(mechanisms)
     on_all = by_group.pop(None, [])
-    worst = 0.0
-    for own in [*by_group.values(), []]:
-        if mechanisms := _merged([*on_all, *own]):
-            worst = max(worst, _finite(compose(mechanisms, delta)))
-    return worst
+    return [_merged([*on_all, *own]) for own in [*by_group.values(), []]]
 
 
 def _finite(epsilon: float) -> float:

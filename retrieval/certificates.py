@@ -25,6 +25,20 @@ SIGNED_AS: Final = b"cloister certificate 1\n"
 
 CROSS_CHECK_TOLERANCE: Final = 0.01
 
+PROMISE: Final = (
+    "Protects those whose images trained the model; says nothing of the images that are indexed"
+    " with it. What is not covered by epsilon is for the privacy officer's eyes."
+)
+
+NOT_COVERED: Final = (
+    "utility_before",
+    "utility_after",
+    "attack.membership_auc",
+    "attack.tpr_at_1_percent_fpr",
+    "twin_attack",
+)
+"""Measured without noise on the private units, or on those held out: see docs/finetuning.md."""
+
 
 @dataclass(frozen=True)
 class AttackResult:
@@ -39,12 +53,18 @@ class AttackResult:
 class Statement:
     """What the trainer says of its run. Digests are SHA-256, hex; utility is metric → value.
 
-    data_digest: keyed with the appliance's key file, as it is of private data.
+    data_digest: keyed with the appliance's key file, as it is of private data. clipping: what is
+    clipped, and the norms of a unit's own part and of its group's. sensitivity: how far one unit
+    moves a step's sum. noise_deviation: of the noise that is added to it.
     """
 
     data_digest: str
     sampler: str
+    clipping: str
     clipping_norm: float
+    group_clipping_norm: float
+    sensitivity: float
+    noise_deviation: float
     accountant: str
     accountant_version: str
     cross_check: str
@@ -162,12 +182,15 @@ def _fields(certificate: Certificate, statement: Statement) -> dict[str, Any]:
         "epsilon": row.epsilon,
         "delta": row.delta,
         "collection_epsilon": row.closed_total_epsilon,
+        "collection_mechanisms": [
+            [asdict(one) for one in mechanisms] for mechanisms in budget.charged_with(row)
+        ],
         "collection_delta": row.budget_delta,
         "reservation": str(row.pk),
         "audit_reserved": row.reserved_event,
         "audit_settled": row.closed_event,
-        "promise": "Protects those whose images trained the model; says nothing of the images "
-        "that are indexed with it.",
+        "promise": PROMISE,
+        "not_covered_by_epsilon": list(NOT_COVERED),
     }
 
 

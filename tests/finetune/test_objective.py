@@ -25,7 +25,7 @@ def without(rows: Rows, unit: int) -> np.ndarray:
     return np.setdiff1d(np.arange(rows.units), [unit])
 
 
-@pytest.mark.parametrize("which", range(6))
+@pytest.mark.parametrize("which", range(7))
 def test_one_subject_moves_the_sum_by_no_more_than_the_sensitivity(
     which: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,7 +42,7 @@ def test_one_subject_moves_the_sum_by_no_more_than_the_sensitivity(
         rest = objective.clipped_sum(torch.zeros(objective.size), rows, kept)
         moved.append(float((whole - rest).norm()))
 
-    assert max(moved) <= objective.sensitivity * (1 + 1e-4)
+    assert max(moved) <= objective.clipping.sensitivity * (1 + 1e-4)
     assert max(moved) > 0.3 * objective.clip  # the bound is not idle: clipping was at work
 
 
@@ -69,6 +69,20 @@ def test_taking_a_subject_out_changes_the_gradient_of_one_group_only(
 
     changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert changed == [False, True, False, False]
+
+
+def test_a_unit_and_its_group_are_clipped_apart_and_unclipped_add_up_to_the_grouped_loss() -> None:
+    where = toy.space()
+    rows = rows_of(toy.private(60, subjects=SUBJECTS), where)
+
+    def summed(clip: float, mixing: float | None) -> torch.Tensor:
+        objective = Grouped(toy.RANK, toy.TEXT, clip, where.anchors, 0.1, 1, mixing=mixing)
+        return objective.clipped_sum(torch.zeros(objective.size), rows, np.arange(rows.units))
+
+    assert torch.allclose(summed(1e9, 1.0), summed(1e9, None), rtol=1e-3, atol=1e-2)
+    alone = PerExample(toy.RANK, toy.TEXT, toy.CLIP, where.anchors, 0.1)
+    own = alone.clipped_sum(torch.zeros(alone.size), rows, np.arange(rows.units))
+    assert float((summed(toy.CLIP, 0.25) - own).norm()) == pytest.approx(0.25 * toy.CLIP, rel=1e-3)
 
 
 def test_an_outlier_is_no_longer_than_any_other_input() -> None:

@@ -18,7 +18,7 @@ from workers.finetune import attack, checkpoint, run, sampler, train
 from workers.finetune.account import epsilon
 from workers.finetune.data import Public, collect
 from workers.finetune.heads import Rows, rows_of
-from workers.finetune.objective import Objective, PerExample
+from workers.finetune.objective import Clipping, Objective, PerExample
 
 STEPS = Mechanism(noise_multiplier=12.0, sample_rate=1.0, steps=20)  # cheap to account
 DELTA = 1e-4
@@ -35,6 +35,9 @@ def plan() -> run.Plan:
     return run.Plan(objective, STEPS, train.Recipe(0.05), DELTA, canaries=50)
 
 
+CLAIMED: dict[UUID, int] = {}  # what the ledger keeps
+
+
 def finetune(folder: Path, number: UUID, *, resume: bool = False) -> run.Result:
     images, texts = toy.pairs(60, 3)
     held_out = run.HeldOut(images, texts, np.arange(60), collect(images, texts, None))
@@ -46,12 +49,13 @@ def finetune(folder: Path, number: UUID, *, resume: bool = False) -> run.Result:
         plan(),
         run=number,
         folder=folder,
-        resume=resume,
+        claim=lambda steps: CLAIMED.__setitem__(number, steps),
+        claimed=CLAIMED[number] if resume else None,
     )
 
 
 def interrupted(folder: Path, number: UUID, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Die in the middle of the second ten steps."""
+    """Die in the fifteenth step."""
     honest, taken = train.release, iter(range(100))
 
     def dying(*arguments: object) -> torch.Tensor:
@@ -98,21 +102,66 @@ def test_canaries_are_made_to_the_measure_of_public_rows(
     assert torch.allclose(lengths, public.start.norm(dim=1).median(), rtol=1e-5)
 
 
+def count_releases(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    honest, taken = train.release, []
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        taken.append(1)
+        return honest(*arguments)
+
+    monkeypatch.setattr(train, "release", counted)
+    monkeypatch.setattr(run, "_twin", lambda own, plan: train.begin(plan.objective))
+    return taken
+
+
 @pytest.mark.usefixtures("key_file")
-def test_steps_lost_in_an_interruption_stay_spent(
+def test_an_interrupted_run_goes_on_in_the_middle_and_the_lost_step_stays_spent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number, released = uuid4(), []
+    number = uuid4()
     interrupted(tmp_path, number, monkeypatch)
-    monkeypatch.setattr(train, "release", lambda *_: released.append(1))
-    monkeypatch.setattr(run, "_twin", lambda own, plan: train.begin(plan.objective))
-    with pytest.raises(RunVoid):  # all twenty are claimed: nothing is left but what was saved
-        checkpoint.load(tmp_path, uuid4(), "another run")
+    released = count_releases(monkeypatch)
 
     found = finetune(tmp_path, number, resume=True)
 
-    assert not released  # ten were kept, ten were claimed and lost
-    assert found.mechanism.steps == STEPS.steps
+    assert len(released) == 5  # fourteen were kept, the fifteenth was claimed and lost
+    assert found.mechanism == STEPS
+    assert CLAIMED[number] == STEPS.steps
+    assert found.epsilon == pytest.approx(epsilon([STEPS], DELTA))
+
+
+@pytest.mark.usefixtures("key_file")
+def test_an_older_state_put_back_takes_no_step_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, copies = uuid4(), []
+    honest = checkpoint.save
+
+    def copied(folder: Path, *arguments: Any) -> None:
+        honest(folder, *arguments)
+        copies.append(next(folder.glob("*.training")).read_bytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", copied)
+        interrupted(tmp_path, number, monkeypatch)
+    next(tmp_path.glob("*.training")).write_bytes(copies[3])  # three steps done
+    released = count_releases(monkeypatch)
+
+    finetune(tmp_path, number, resume=True)
+
+    assert len(released) == STEPS.steps - 15
+
+
+@pytest.mark.usefixtures("key_file")
+def test_a_state_with_steps_that_were_never_claimed_is_void(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = uuid4()
+    interrupted(tmp_path, number, monkeypatch)
+    CLAIMED[number] = 3
+
+    with pytest.raises(RunVoid, match="never claimed"):
+        finetune(tmp_path, number, resume=True)
 
 
 @pytest.mark.usefixtures("key_file")
@@ -154,7 +203,7 @@ def test_a_step_draws_its_units_by_poisson_sampling() -> None:
     """Each step's number of drawn units differs; a shuffled batch's would not."""
 
     class Counting:
-        size, sensitivity = 1, 1e-9
+        size, clipping = 1, Clipping(1e-9)
 
         def clipped_sum(self, weights: torch.Tensor, rows: Rows, drawn: object) -> torch.Tensor:
             return torch.tensor([float(len(np.atleast_1d(np.asarray(drawn))))])

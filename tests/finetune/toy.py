@@ -48,6 +48,7 @@ def objectives(where: Space, *, groups: int = 20) -> list[Objective]:
         PerExample(RANK, len(BASIS), CLIP, where.anchors, 0.1, BASIS),
         Adapter(low_rank(RANK, TEXT, inner=8), CLIP, where.anchors, 0.1),
         Grouped(RANK, TEXT, CLIP, where.anchors, 0.1, groups),
+        Grouped(RANK, TEXT, CLIP, where.anchors, 0.1, groups, mixing=None),
     ]
 
 

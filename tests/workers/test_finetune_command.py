@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.db import connection
 
 from retrieval import access, budget, certificates, index, keys
+from retrieval.budget import Mechanism
 from retrieval.errors import ModelRefused
 from retrieval.models import (
     Certificate,
@@ -33,9 +37,10 @@ from tests.web.conftest import Log, Superuser, log
 from workers import query, stages, tasks
 from workers.encode import registry
 from workers.encode.encoder import NoTextTower, Pixels, Vectors
-from workers.finetune import attack, private, residual, run, train
+from workers.finetune import account, attack, private, residual, run, train
 from workers.finetune.collection import gather, read_words
 from workers.finetune.data import Private
+from workers.finetune.verify import check
 
 __all__ = ["log"]
 
@@ -226,6 +231,46 @@ def test_a_resumed_training_ends_with_a_certificate_and_is_charged_once(
 
 
 @pytest.mark.usefixtures("worker")
+def test_a_training_that_is_killed_between_its_steps_goes_on_with_the_same_epsilon_and_steps(
+    captions: Path, monkeypatch: pytest.MonkeyPatch, log: Log, superuser: Superuser
+) -> None:
+    connection.close()
+    child = os.fork()
+    if not child:  # dies in its fourth step, as the kernel kills
+        torch.set_num_threads(1)
+        steps, release = iter(range(100)), train.release
+
+        def killed(*arguments: Any) -> torch.Tensor:
+            if next(steps) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return release(*arguments)
+
+        monkeypatch.setattr(train, "release", killed)
+        finetune(captions, objective="per-example")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    claimed = "SELECT steps_claimed, state FROM retrieval_reservation"
+    assert superuser.execute(claimed).fetchall() == [(4, "open")]
+    honest, taken = train.release, list[Mechanism]()
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        taken.append(arguments[3])
+        return honest(*arguments)
+
+    monkeypatch.setattr(train, "release", counted)
+
+    told = finetune(captions, objective="per-example")
+
+    private_steps = [one for one in taken if one.noise_multiplier > 1e-3]  # the twin's apart
+    assert (told["resumed"], len(private_steps), told["steps"]) == (True, 6, 10)
+    assert superuser.execute(claimed).fetchall() == [(10, "settled")]
+    (reserved,), (settled,) = log(Kind.BUDGET_RESERVED), log(Kind.BUDGET_SETTLED)
+    assert settled["epsilon"] == reserved["epsilon"]
+    assert log(Kind.BUDGET_RESUMED)[0]["steps_claimed"] == 4
+    assert verify(told["certificate_file"])["verified"]
+
+
+@pytest.mark.usefixtures("worker")
 def test_a_training_that_fails_is_charged_in_full_and_leaves_no_encoder(
     captions: Path, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
@@ -278,17 +323,102 @@ def test_a_certificate_that_says_less_than_its_mechanisms_does_not_verify(
     with pytest.raises(CommandError, match="not as the appliance signed it"):
         verify(wrong)
 
-    # Even where the appliance's own key signed it.
-    for changed, reason in (
-        ({"epsilon": 1.0}, "claims ε 1;"),
-        ({"cross_check_epsilon": 1.0}, "second accountant"),
-        ({"units": 100000}, "δ is not below"),
-        ({"attack": {"epsilon_lower_bound": 9.0}}, "larger ε"),
-        ({"mechanisms": "none"}, "lacks the numbers"),
-    ):
-        wrong.write_text(signed(document["fields"] | changed, keys.signing_key()))
-        with pytest.raises(CommandError, match=reason):
-            verify(wrong)
+    wrong.write_text(signed(document["fields"], Ed25519PrivateKey.generate()))
+    with pytest.raises(CommandError, match="not as the appliance signed it"):
+        verify(wrong)
+
+
+# What an auditor refuses though the appliance's own key signed it: the field and the reason.
+CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"sampler": "shuffled"}, "drawn by another sampler"),
+    ({"clipping": "per batch"}, "not clipped per unit: no unit's share"),
+    ({"clipping": "per group"}, "not clipped per unit: no unit's share"),
+    ({"objective": "in_batch"}, "not known to bound"),
+    ({"objective": "grouped_contrastive"}, "not clipped per unit and group"),
+    ({"clipping_norm": 0.0}, "not those of its clipping"),
+    ({"clipping_norm": 0.1}, "gives a sensitivity of 0.1"),
+    ({"group_clipping_norm": 0.1}, "not those of its clipping"),
+    ({"sensitivity": 0.1}, "gives a sensitivity of 0.5"),
+    ({"noise_deviation": 1e-9}, "its noise should deviate by"),
+    ({"noise_multiplier": 99.0}, "its noise or its sample rate"),
+    ({"sample_rate": 0.5}, "its noise or its sample rate"),
+    ({"steps": 2}, "its mechanisms have 1 steps"),
+    ({"mechanisms": []}, "tells of no mechanism"),
+    ({"mechanisms": "none"}, "mechanisms that are none"),
+    ({"mechanisms": [{"noise_multiplier": 0, "sample_rate": 1, "steps": 1}]}, "that are none"),
+    ({"unit": "pixel"}, "unit of privacy"),
+    ({"units": 100000}, "δ is not below"),
+    ({"units": 0}, "its units is no count"),
+    ({"units": True}, "its units is no count"),
+    ({"delta": 0.5}, "δ is not below"),
+    ({"collection_delta": 1e-9}, "or above the collection's"),
+    ({"epsilon": 1.0}, "claims ε 1;"),
+    ({"cross_check_epsilon": 1.0}, "second accountant"),
+    ({"cross_check": "ours"}, "second accountant is unknown"),
+    ({"accountant": "moments"}, "prv counts it"),
+    ({"collection_epsilon": 0.5}, "of the collection; its mechanisms give"),
+    ({"collection_mechanisms": []}, "does not tell the collection's"),
+    ({"collection_mechanisms": [[]]}, "not among the collection's"),
+    ({"attack": {"epsilon_lower_bound": 9.0}}, "not what an attack tells"),
+    ({"utility_after": {"recall@10": 7.0}}, "above 1"),
+    ({"utility_after": {"recall@1": 0.7}}, "different measures"),
+    ({"promise": "Protects everybody."}, "promises something else"),
+    ({"not_covered_by_epsilon": []}, "what ε does not cover"),
+    ({"data_digest": "secret"}, "no digest"),
+    ({"subject_group": "all"}, "its subject_group"),
+    ({"more": 1}, "no certificate has"),
+]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_certificate_whose_fields_contradict_each_other_is_refused_with_the_reason(
+    captions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(finetune(captions)["certificate_file"])
+    monkeypatch.setattr(account, "account", counted_once())
+    fields, key = json.loads(path.read_text())["fields"], keys.signing_key()
+    attack_above = fields["attack"] | {"epsilon_lower_bound": 9.0}
+
+    def problem(changed: dict[str, Any]) -> str:
+        return check(signed(changed, key), keys.public_key()).problem
+
+    assert problem(fields) == ""
+    for change, reason in [*CONTRADICTIONS, ({"attack": attack_above}, "proves a larger ε")]:
+        assert reason in problem(fields | change), change
+    for name in fields:
+        rest = {other: value for other, value in fields.items() if other != name}
+        assert problem(rest) == f"it lacks {name}"
+        if name not in ("subject_group", "mechanisms", "collection_mechanisms"):
+            assert problem(fields | {name: None}), name
+
+
+def counted_once() -> Any:
+    """The accountants are slow, and asked the same here again and again."""
+    found: dict[object, account.Account] = {}
+    honest = account.account
+
+    def counted(mechanisms: Sequence[Mechanism], delta: float) -> account.Account:
+        key = (tuple(mechanisms), delta)
+        found[key] = found.get(key) or honest(mechanisms, delta)
+        return found[key]
+
+    return counted
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_certificate_tells_all_that_was_charged_on_the_collection(
+    captions: Path, tmp_path: Path
+) -> None:
+    first = finetune(captions, epsilon=1.0)
+    second = finetune(captions, epsilon=2.0, name="second")
+
+    fields = json.loads(Path(second["certificate_file"]).read_text())["fields"]
+    assert verify(second["certificate_file"])["verified"]
+    assert [len(told) for told in fields["collection_mechanisms"]] == [2]
+    assert fields["collection_epsilon"] > max(fields["epsilon"], first["epsilon"])
+    # What was charged afterwards changes nothing in the first one's certificate.
+    fields = json.loads(Path(first["certificate_file"]).read_text())["fields"]
+    assert [len(told) for told in fields["collection_mechanisms"]] == [1]
 
 
 @pytest.mark.parametrize(

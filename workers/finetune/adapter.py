@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import utils
 
 from workers.finetune.heads import Rows, refuse_mixing_layers
-from workers.finetune.objective import Drawn, in_batch_contrastive, per_example_loss
+from workers.finetune.objective import Clipping, Drawn, in_batch_contrastive, per_example_loss
 
 UNITS_AT_ONCE = 64
 PROBES = 4
@@ -48,9 +48,9 @@ class Adapter:
         refuse_mixing_loss(self.loss, self.anchors, self.temperature)
 
     @property
-    def sensitivity(self) -> float:
+    def clipping(self) -> Clipping:
         """One unit is one term of the sum, clipped."""
-        return self.clip
+        return Clipping(self.clip)
 
     @property
     def size(self) -> int:

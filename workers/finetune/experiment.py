@@ -37,7 +37,9 @@ SHORT, LONG = 0.1, 0.9  # clip where so large a share of the public gradients is
 STEPPING = tuple(
     [(SHORT, rate) for rate in (0.05, 0.15, 0.25, 0.4)] + [(LONG, rate) for rate in (0.2, 0.4, 0.8)]
 )
-WHOLE = ((SHORT, 3e-5), (SHORT, 1e-3), (SHORT, 0.1), (SHORT, 0.4))
+MIXING = (1 / 16, 1 / 4)
+UNITS_PER_GROUP = 4
+WHOLE = tuple((SHORT, rate) for rate in (3e-7, 3e-6, 3e-5, 1e-3, 0.1, 0.4))
 SOLVING = tuple((SHORT, penalty) for penalty in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0))
 
 
@@ -50,6 +52,7 @@ class Setting:
 
     clip_quantile: float
     recipe: Recipe
+    mixing: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,11 @@ def _settings(name: str) -> list[Setting]:
     if name == "least_squares":
         return [Setting(share, Recipe(1.0, penalty=penalty)) for share, penalty in SOLVING]
     grid = WHOLE if name == "whole_batch" else STEPPING
-    return [Setting(share, Recipe(rate, momentum=0.5, average=0.5)) for share, rate in grid]
+    return [
+        Setting(share, Recipe(rate, momentum=0.5, average=0.5), mixing)
+        for mixing in (MIXING if name == "grouped_contrastive" else (None,))
+        for share, rate in grid
+    ]
 
 
 def _rehearsal(public: Public, captions: Floats, owner: NDArray[np.int64], fold: int) -> Split:
@@ -161,14 +168,16 @@ def _rehearsal(public: Public, captions: Floats, owner: NDArray[np.int64], fold:
 def _objective(name: str, rows: Split, setting: Setting, units: int) -> Objective:
     """Ready to train, its clip set from public rows."""
     space = rows.space
-    groups = 1 if name == "whole_batch" else units
+    groups = 1 if name == "whole_batch" else max(1, units // UNITS_PER_GROUP)
     loose: Objective
     if name == "least_squares":
         loose = LeastSquares(RANK, INNER, np.inf, basis=space.basis)
     elif name == "per_example":
         loose = PerExample(RANK, INNER, np.inf, space.anchors, TEMPERATURE, space.basis)
     else:
-        loose = Grouped(RANK, INNER, np.inf, space.anchors, TEMPERATURE, groups, space.basis)
+        loose = Grouped(
+            RANK, INNER, np.inf, space.anchors, TEMPERATURE, groups, space.basis, setting.mixing
+        )
     return replace(loose, clip=float(loose.lengths(rows.known).quantile(setting.clip_quantile)))
 
 

@@ -24,6 +24,20 @@ from workers.finetune.heads import Rows
 Drawn = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Clipping:
+    """How long the clipped parts of a sum may be, in L2: a unit's own, and its group's. 0: none."""
+
+    unit: float
+    group: float = 0.0
+
+    @property
+    def sensitivity(self) -> float:
+        """How far adding or removing one unit can move the sum: its own part comes or goes, and
+        its group's part may turn into any other that is as long."""
+        return self.unit + 2 * self.group
+
+
 class Objective(Protocol):
     """A bounded sum over units. Drawing them, noise and moving are the trainer's."""
 
@@ -35,8 +49,7 @@ class Objective(Protocol):
         """No clipped part of the sum is longer than this."""
 
     @property
-    def sensitivity(self) -> float:
-        """How far, in L2, adding or removing one unit can move `clipped_sum`."""
+    def clipping(self) -> Clipping: ...
 
     @property
     def size(self) -> int:
@@ -72,9 +85,9 @@ class LeastSquares:
     name: str = "least_squares"
 
     @property
-    def sensitivity(self) -> float:
+    def clipping(self) -> Clipping:
         """One unit is one term of the sum, clipped."""
-        return self.clip
+        return Clipping(self.clip)
 
     @property
     def width(self) -> int:
@@ -123,9 +136,9 @@ class PerExample:
     name: str = "per_example"
 
     @property
-    def sensitivity(self) -> float:
+    def clipping(self) -> Clipping:
         """One unit is one term of the sum, clipped."""
-        return self.clip
+        return Clipping(self.clip)
 
     @property
     def size(self) -> int:
@@ -134,7 +147,7 @@ class PerExample:
     def clipped_sum(self, weights: torch.Tensor, rows: Rows, drawn: Drawn) -> torch.Tensor:
         chosen = rows.of_units(drawn)
         left = rows.inputs[chosen]
-        right = self._descent(weights, rows, chosen)
+        right = self.descent(weights, rows, chosen)
         return clipped_outer_sum(left, right, rows.unit_of[chosen], self.clip).flatten()
 
     def correction(self, weights: torch.Tensor) -> torch.Tensor:
@@ -147,9 +160,9 @@ class PerExample:
         return outer_lengths(rows.inputs, self._first(rows))
 
     def _first(self, rows: Rows) -> torch.Tensor:
-        return self._descent(torch.zeros(self.size), rows, np.arange(len(rows.unit_of)))
+        return self.descent(torch.zeros(self.size), rows, np.arange(len(rows.unit_of)))
 
-    def _descent(self, weights: torch.Tensor, rows: Rows, chosen: Drawn) -> torch.Tensor:
+    def descent(self, weights: torch.Tensor, rows: Rows, chosen: Drawn) -> torch.Tensor:
         """(n, dimensions): minus each loss's gradient by its own output."""
         output = outputs(weights, rows, chosen, self.basis)
         loss = per_example_loss(output, rows.targets[chosen], self.anchors, self.temperature)
@@ -171,19 +184,23 @@ class Grouped:
     """A contrastive loss inside disjoint groups of units (the idea of DP-GCL, arXiv 2604.26467).
 
     Each step draws units by Poisson sampling, gives every drawn unit a group by an independent
-    uniform label, takes in-group InfoNCE (frozen public anchors are further negatives), and
-    clips each group's gradient as one vector.
+    uniform label, and takes in-group InfoNCE (frozen public anchors are further negatives). What a
+    unit's gradient would be by itself, against the anchors, is clipped to C per unit. What the
+    others of its group change in it is summed over the group and clipped to C·`mixing` as one
+    vector. With `mixing` None nothing is taken apart: the group's whole gradient is clipped to C.
 
     Why the ε is right, for adding or removing one unit u. Fix the coins and labels of all other
     units, and u's label, which is independent of whether u is drawn. Without u the sum is some
-    m. With u it is m if u is not drawn (probability 1 - q), else only the group of u's label
-    differs: its gradient g becomes some g', both clipped to length C, so the sum moves by at
-    most |g'| + |g| ≤ 2C. The step is therefore the Poisson-sampled Gaussian mechanism with
-    sensitivity 2C, not C; averaging over what was fixed keeps the bound (divergences are jointly
+    m. With u it is m if u is not drawn (probability 1 - q). Else u's own part is added, of length
+    at most C, and only the group of u's label differs: its part h becomes some h', both clipped to
+    length C·mixing. So the sum moves by at most C + |h'| + |h| ≤ C (1 + 2 mixing), or by 2C where
+    the gradient is clipped whole. The step is therefore the Poisson-sampled Gaussian mechanism with
+    that sensitivity; averaging over what was fixed keeps the bound (divergences are jointly
     convex, and u's neighbours' choices have one law in both worlds). Groups cut from a shuffled
     list would not do: taking u out shifts others into other groups.
 
-    `groups` is the number of labels, fixed before the run; 1 is whole-batch clipping.
+    `groups` is the number of labels, fixed before the run; 1, clipped whole, is whole-batch
+    clipping.
     """
 
     rank: int
@@ -193,12 +210,14 @@ class Grouped:
     temperature: float
     groups: int
     basis: torch.Tensor | None = None
+    mixing: float | None = 0.25
     name: str = "grouped_contrastive"
 
     @property
-    def sensitivity(self) -> float:
-        """A unit is in one group, and that group's clipped gradient turns into another: 2C."""
-        return 2 * self.clip
+    def clipping(self) -> Clipping:
+        if self.mixing is None:
+            return Clipping(0.0, self.clip)
+        return Clipping(self.clip, self.mixing * self.clip)
 
     @property
     def size(self) -> int:
@@ -208,9 +227,15 @@ class Grouped:
         label = np.zeros(rows.units, np.int64)
         label[drawn] = sampler.labels(len(drawn), self.groups)
         chosen = rows.of_units(drawn)
-        group = label[rows.unit_of[chosen]]
-        right = self._descent(weights, rows, chosen, group)
-        return clipped_outer_sum(rows.inputs[chosen], right, group, self.clip).flatten()
+        unit = rows.unit_of[chosen]
+        group, left = label[unit], rows.inputs[chosen]
+        together = self._descent(weights, rows, chosen, group)
+        if self.mixing is None:
+            return clipped_outer_sum(left, together, group, self.clipping.group).flatten()
+        alone = self._alone().descent(weights, rows, chosen)
+        own = clipped_outer_sum(left, alone, unit, self.clipping.unit)
+        added = clipped_outer_sum(left, together - alone, group, self.clipping.group)
+        return (own + added).flatten()
 
     def correction(self, weights: torch.Tensor) -> torch.Tensor:
         return whole(self.basis, weights.view(self.rank, -1))

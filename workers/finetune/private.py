@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,7 +36,9 @@ from workers.finetune.attack import Membership
 from workers.finetune.collection import Gathered
 from workers.finetune.data import Floats, Public
 from workers.finetune.features import Space
+from workers.finetune.objective import Clipping
 from workers.finetune.run import Plan, Result, finetune
+from workers.finetune.verify import PER_GROUP, PER_UNIT, PER_UNIT_AND_GROUP
 
 CERTIFICATE_FILE = "certificate.json"
 
@@ -68,7 +71,7 @@ def train(
     it is then charged in full. An interruption by ^C leaves it open, to be resumed once.
     """
     account.account([plan.mechanism], plan.delta)  # two accountants agree, or nothing begins
-    reservation, resumed = _reserved(gathered, plan, collection, actor)
+    reservation, claimed = _reserved(gathered, plan, collection, actor)
     try:
         result = finetune(
             gathered.private,
@@ -78,7 +81,8 @@ def train(
             plan,
             run=reservation.pk,
             folder=training_folder(),
-            resume=resumed,
+            claim=partial(budget.claim, reservation),
+            claimed=claimed,
         )
     except Exception as error:
         budget.void(reservation, actor=actor, compose=account.epsilon)
@@ -109,7 +113,7 @@ def train(
     )
     file = folder / CERTIFICATE_FILE
     file.write_text(certificate.document + "\n", encoding="utf-8")
-    return Trained(registered, certificate, file, result, resumed)
+    return Trained(registered, certificate, file, result, claimed is not None)
 
 
 def training_folder() -> Path:
@@ -137,8 +141,8 @@ def alone_on(collection: Collection) -> Iterator[None]:
 
 def _reserved(
     gathered: Gathered, plan: Plan, collection: Collection, actor: User
-) -> tuple[Reservation, bool]:
-    """The reservation to train under, and whether it is one that was interrupted."""
+) -> tuple[Reservation, int | None]:
+    """The reservation to train under; how many steps it claimed, where it was interrupted."""
     private = gathered.private
     with access.processing(collection.pk):
         interrupted = list(Reservation.objects.filter(collection=collection, state=Charge.OPEN))
@@ -146,7 +150,7 @@ def _reserved(
         same = budget.charged(one) == [plan.mechanism] and one.delta == plan.delta
         if same and one.resumed_at is None and _checkpoint(one).exists():
             budget.resume(one, actor=actor)
-            return one, True
+            return one, one.steps_claimed
         # Nobody can go on with it: its state is gone, or it was resumed and interrupted again.
         budget.void(one, actor=actor, compose=account.epsilon)
         _forget(one)
@@ -159,7 +163,7 @@ def _reserved(
         actor=actor,
         compose=account.epsilon,
     )
-    return reservation, False
+    return reservation, None
 
 
 def _checkpoint(reservation: Reservation) -> Path:
@@ -176,7 +180,11 @@ def _statement(result: Result, base: EncoderVersion, trained: EncoderVersion) ->
         # data, but for one unit, is right.
         data_digest=keys.keyed_hash(result.data_digest, use="digests of training data"),
         sampler=result.sampler,
-        clipping_norm=result.clip,
+        clipping=_clipping(result.clipping),
+        clipping_norm=result.clipping.unit,
+        group_clipping_norm=result.clipping.group,
+        sensitivity=result.clipping.sensitivity,
+        noise_deviation=result.noise_multiplier * result.clipping.sensitivity,
         accountant=result.accountant,
         accountant_version=result.accountant_version,
         cross_check="dp-accounting",
@@ -192,6 +200,12 @@ def _statement(result: Result, base: EncoderVersion, trained: EncoderVersion) ->
         twin_attack=_attack(result, result.membership_of_twin, twin=True),
         code_version=result.code_version,
     )
+
+
+def _clipping(clipping: Clipping) -> str:
+    if not clipping.group:
+        return PER_UNIT
+    return PER_UNIT_AND_GROUP if clipping.unit else PER_GROUP
 
 
 def _attack(result: Result, found: Membership, *, twin: bool = False) -> AttackResult:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -19,11 +19,11 @@ from workers.finetune.account import account
 from workers.finetune.data import Floats, Private, Public, collect
 from workers.finetune.features import Projection, Space
 from workers.finetune.heads import Rows, rows_of
-from workers.finetune.objective import Objective
+from workers.finetune.objective import Clipping, Objective
 from workers.finetune.train import Recipe, State, begin, correction, expected_parts, train
+from workers.finetune.verify import SAMPLER
 
-SAMPLER = "poisson"
-STEPS_PER_CHECKPOINT = 10
+STEPS_PER_CHECKPOINT = 1  # a step takes about as long as sealing its outcome
 TWIN_NOISE = 1e-6  # the twin is the same run without protection; its result is thrown away
 
 
@@ -62,8 +62,7 @@ class Result:
     sampler: str
     sample_rate: float
     noise_multiplier: float
-    clip: float
-    sensitivity: float
+    clipping: Clipping
     steps: int
     epsilon: float
     delta: float
@@ -92,13 +91,16 @@ def finetune(
     *,
     run: UUID,
     folder: Path,
-    resume: bool = False,
+    claim: Callable[[int], object],
+    claimed: int | None = None,
 ) -> Result:
     """Train on `private`, attack the outcome, and say what it cost.
 
-    folder: where sealed checkpoints go. With `resume` an interrupted run goes on.
-    Raises RunVoid where the state is missing, or the attack disproves ε; AccountingDisagrees
-    where two accountants differ. δ must be below one over the number of units.
+    folder: where sealed checkpoints go. claim: told how many of the steps may have touched the
+    data, before they do; it keeps that where no copy of a checkpoint can take it back. With
+    `claimed`, the number it was told last, an interrupted run goes on. Raises RunVoid where the
+    state is missing, or the attack disproves ε; AccountingDisagrees where two accountants differ.
+    δ must be below one over the number of units.
     """
     if plan.delta * private.units >= 1:
         raise ValueError("delta must be below one over the number of units")
@@ -106,7 +108,15 @@ def finetune(
     own = rows_of(private, space)
     public_rows = rows_of(collect(public.images, public.texts, None), space)
     state, canaries = _train(
-        own, private, space, plan, like=public_rows, run=run, folder=folder, resume=resume
+        own,
+        private,
+        space,
+        plan,
+        like=public_rows,
+        run=run,
+        folder=folder,
+        claim=claim,
+        claimed=claimed,
     )
     seen = attack.audit(
         attack.scores(plan.objective, state.trace, canaries.rows),
@@ -128,8 +138,7 @@ def finetune(
         sampler=SAMPLER,
         sample_rate=plan.mechanism.sample_rate,
         noise_multiplier=plan.mechanism.noise_multiplier,
-        clip=plan.objective.clip,
-        sensitivity=plan.objective.sensitivity,
+        clipping=plan.objective.clipping,
         steps=plan.mechanism.steps,
         epsilon=accounted.epsilon,
         delta=plan.delta,
@@ -171,24 +180,28 @@ def _train(
     like: Rows,
     run: UUID,
     folder: Path,
-    resume: bool,
+    claim: Callable[[int], object],
+    claimed: int | None,
 ) -> tuple[State, attack.Canaries]:
     """The trained state and its canaries. Steps lost in an interruption stay spent."""
     total = plan.mechanism.steps
     name = _digest(private, plan)
-    if resume:
-        saved = checkpoint.load(folder, run, name)
-        state, canaries, lost = saved.state, saved.canaries, saved.claimed - saved.state.done
-    else:
+    if claimed is None:
         canaries = attack.plant(plan.canaries, like, radius=space.radius)
         state, lost = begin(plan.objective), 0
+    else:
+        saved = checkpoint.load(folder, run, name)
+        if saved.claimed > claimed:
+            raise RunVoid(f"run {run} has a state with steps that it never claimed")
+        # Not what the file says was claimed: an older copy of it would say less.
+        state, canaries, lost = saved.state, saved.canaries, claimed - saved.state.done
     rows = own.joined(canaries.taking_part())
     parts = expected_parts(plan.objective, own.units, plan.mechanism.sample_rate)
     while lost + state.done < total:
-        claimed = min(total, lost + state.done + STEPS_PER_CHECKPOINT)
-        saved = checkpoint.Checkpoint(state, canaries, claimed, name)
-        checkpoint.save(folder, run, saved)
-        chunk = replace(plan.mechanism, steps=claimed - lost)
+        claiming = min(total, lost + state.done + STEPS_PER_CHECKPOINT)
+        claim(claiming)
+        checkpoint.save(folder, run, checkpoint.Checkpoint(state, canaries, claiming, name))
+        chunk = replace(plan.mechanism, steps=claiming - lost)
         state = train(plan.objective, rows, chunk, plan.recipe, expected_parts=parts, state=state)
     if state.done == 0:
         raise RunVoid(f"run {run} spent its steps and kept none of them")
@@ -205,7 +218,12 @@ def _twin(own: Rows, plan: Plan) -> State:
 
 def _digest(private: Private, plan: Plan) -> str:
     objective = plan.objective
-    said = (objective.name, objective.clip, objective.sensitivity, objective.size)
+    numbers = {
+        part.name: getattr(objective, part.name)
+        for part in fields(objective)  # type: ignore[arg-type]  # every objective is a dataclass
+        if isinstance(getattr(objective, part.name), (int, float, str, type(None)))
+    }
+    said = (numbers, objective.size)
     rest = (plan.mechanism, plan.recipe, plan.delta, plan.canaries, tuple(plan.prior))
     return hashlib.sha256(f"{private.digest} {said} {rest}".encode()).hexdigest()
 

@@ -52,7 +52,7 @@ def release(
     drawn = sampler.poisson(rows.units, mechanism.sample_rate)
     total = objective.clipped_sum(weights, rows, drawn)
     return total + sampler.gaussian(
-        objective.size, mechanism.noise_multiplier * objective.sensitivity
+        objective.size, mechanism.noise_multiplier * objective.clipping.sensitivity
     )
 
 
@@ -131,6 +131,8 @@ def correction(
 
 
 def expected_parts(objective: Objective, units: int, rate: float) -> float:
-    """Mean number of clipped parts in a step: units drawn, or groups where those are fewer."""
+    """Mean number of parts of length `clip` in a step: units drawn, or groups clipped whole."""
     drawn = rate * units
-    return min(objective.groups, drawn) if isinstance(objective, Grouped) else drawn
+    if isinstance(objective, Grouped) and objective.mixing is None:
+        return min(objective.groups, drawn)
+    return drawn
