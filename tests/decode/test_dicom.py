@@ -1,10 +1,16 @@
 """DICOM images come out as a viewer would show them; everything else in DICOM has no pixels."""
 
+import io
 import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from pydicom import Dataset, dcmread
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
+from pydicom.pixels.utils import pixel_array
+from pydicom.sequence import Sequence
 
 from retrieval.errors import Reason, Rejected
 from tests.decode import samples
@@ -74,6 +80,96 @@ def test_luminance_and_chrominance_become_red_green_and_blue(name: str) -> None:
     rgb = decode(samples.dicom("SC_rgb_gdcm_KY.dcm")).pixels.astype(int)
 
     assert np.abs(decode(samples.dicom(name)).pixels - rgb).mean() < 6
+
+
+def as_pydicom_shows(content: bytes) -> npt.NDArray[np.float64]:
+    """The first frame by pydicom's own tables and windows, as (H, W, 3) from 0 to 255."""
+    dataset = dcmread(io.BytesIO(content))
+    frame = pixel_array(dataset, index=0)
+    if frame.ndim == 3:
+        return np.asarray(frame * (255 / (2**dataset.BitsStored - 1)))
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        coloured = apply_color_lut(frame, dataset)
+        return np.asarray(coloured * (255 / np.iinfo(coloured.dtype).max))
+    values = apply_modality_lut(frame, dataset)
+    shown = apply_voi_lut(values, dataset, index=0).astype(float)
+    if "VOILUTSequence" in dataset:
+        ends = np.array([0.0, 2 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1])
+    elif "WindowWidth" in dataset:
+        # pydicom spreads a window over all values that the bits could say.
+        least = -(2 ** (dataset.BitsStored - 1)) if dataset.PixelRepresentation else 0
+        could = np.array([least, least + 2**dataset.BitsStored - 1], float)
+        ends = could * dataset.get("RescaleSlope", 1) + dataset.get("RescaleIntercept", 0)
+    else:
+        known = values[frame != dataset.get("PixelPaddingValue")].astype(float)
+        ends = np.array([known.min(), known.max()])
+    grey = ((shown - ends.min()) * (255 / np.ptp(ends))).clip(0, 255)
+    inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+    inverted |= dataset.get("PresentationLUTShape") == "INVERSE"
+    return np.repeat((255 - grey if inverted else grey)[..., None], 3, axis=2)
+
+
+def table(*outputs: float, bits: int) -> Sequence:
+    """A lookup table of 4096 values, straight between `outputs` (PS3.3 C.11.1.1)."""
+    item = Dataset()
+    item.LUTDescriptor = [4096, 0, bits]
+    steps = np.interp(np.arange(4096), np.linspace(0, 4095, len(outputs)), outputs)
+    item.LUTData = steps.astype("<u2").tobytes()
+    return Sequence([item])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "693_J2KI.dcm",  # a window
+        "CT_small.dcm",  # padding
+        "MR_small_bigendian.dcm",
+        "examples_overlay.dcm",
+        "examples_palette.dcm",
+        "examples_ybr_color.dcm",
+        "SC_rgb_rle_16bit.dcm",
+        "SC_rgb_jpeg_gdcm.dcm",
+        "SC_ybr_full_422_uncompressed.dcm",
+        "image_dfl.dcm",
+        "liver_1frame.dcm",
+    ],
+)
+def test_a_file_is_shown_as_pydicom_shows_it(name: str) -> None:
+    content = samples.dicom(name)
+
+    assert np.abs(decode(content).pixels - as_pydicom_shows(content)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"PhotometricInterpretation": "MONOCHROME1"},
+        {"PresentationLUTShape": "INVERSE"},
+        {"WindowCenter": 2000, "WindowWidth": 900},
+        {"WindowCenter": [2000, 40], "WindowWidth": [900, 80]},
+        {"WindowCenter": 2000, "WindowWidth": 900, "VOILUTFunction": "LINEAR_EXACT"},
+        {"WindowCenter": 2000, "WindowWidth": 900, "VOILUTFunction": "SIGMOID"},
+        {
+            "WindowCenter": -300,
+            "WindowWidth": 400,
+            "RescaleSlope": 0.5,
+            "RescaleIntercept": -1024,
+            "PhotometricInterpretation": "MONOCHROME1",
+        },
+        {"RescaleSlope": -1, "RescaleIntercept": 4095},
+        {"ModalityLUTSequence": table(0, 9000, 60_000, bits=16), "ModalityLUTType": "OD"},
+        {"VOILUTSequence": table(0, 200, 220, 255, bits=8)},
+        {"VOILUTSequence": table(4000, 0, 4095, bits=12)},
+        {"PixelPaddingValue": 0},
+    ],
+    ids=" ".join,
+)
+def test_tables_and_windows_are_applied_as_pydicom_applies_them(
+    attributes: dict[str, object],
+) -> None:
+    content = samples.grey_dicom(RAMP, **attributes)
+
+    assert np.abs(decode(content).pixels - as_pydicom_shows(content)).max() <= 1
 
 
 def test_without_a_window_the_values_fill_the_range() -> None:

@@ -205,7 +205,7 @@ def _deidentify_file(
         reason=(reason.value if reason else None) if names is not None else NOT_WRITTEN,
         seconds=round(time.monotonic() - started, 3),
         faces=[_face(face, reduced) for face in result.boxes.faces] if result else [],
-        text=_writing(result.boxes, *result.pixels.shape[:2], reduced=reduced) if result else [],
+        text=_writing(result.boxes, result.pixels.shape, reduced) if result else [],
         tags={action.value: count for action, count in covered.counts.items()},
         output=(names or {}).get("jpg"),
         dicom=(names or {}).get("dcm"),
@@ -264,7 +264,7 @@ def _deidentify_video(
         reason=reason if names is not None else NOT_WRITTEN,
         seconds=round(time.monotonic() - started, 3),
         faces=[_face(face) for face in film.seen.faces],
-        text=_writing(film.seen, film.height, film.width),
+        text=_writing(film.seen, (film.height, film.width)),
         tags={},
         output=(names or {}).get("webm"),
     )
@@ -366,8 +366,9 @@ def _face(face: Face, reduced: int = 1) -> dict[str, object]:
     return {"box": box, "score": round(face.score, 3), "detector": face.detector}
 
 
-def _writing(found: Boxes, height: int, width: int, reduced: int = 1) -> list[dict[str, object]]:
-    """Return what is reported of writing. reduced: pixels of the file in one of these, a side."""
+def _writing(found: Boxes, shape: tuple[int, ...], reduced: int = 1) -> list[dict[str, object]]:
+    """shape: of the picture, height first. reduced: how many pixels of the file one is, a side."""
+    height, width = shape[:2]
     return [
         as_stored(mark, height, width)
         | {"box": [reduced * side for side in mark.box(height, width)]}
