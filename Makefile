@@ -11,7 +11,7 @@ export UV_LINK_MODE ?= copy
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 unexport VIRTUAL_ENV
-.PHONY: help setup demo up test check format requirements clean chromium
+.PHONY: help setup demo up test check format requirements clean chromium pgbouncer
 .DEFAULT_GOAL := help
 
 help:
@@ -36,10 +36,10 @@ demo: setup
 up: setup
 	@$(BIN)/python manage.py up
 
-test: setup chromium
+test: setup chromium pgbouncer
 	$(PYTEST)
 
-check: setup chromium
+check: setup chromium pgbouncer
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
@@ -52,6 +52,13 @@ chromium:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
 	  || echo 'no chromium and no right to install it: the browser tests will say so' >&2
+
+# The tests of shared database sessions put Debian's PgBouncer before the embedded PostgreSQL.
+pgbouncer:
+	@PATH="$$PATH:/usr/sbin"; command -v pgbouncer >/dev/null || { [ "$$(id -u)" = 0 ] \
+	  && command -v apt-get >/dev/null && apt-get update -qq \
+	  && apt-get install -qq -y --no-install-recommends pgbouncer >/dev/null; } \
+	  || echo 'no pgbouncer and no right to install it: its tests will say so' >&2
 
 format: setup
 	$(BIN)/ruff format .
