@@ -31,7 +31,6 @@ from workers.decode.limits import Limits
 from workers.decode.sandbox import decode
 from workers.deidentify import derivative
 from workers.deidentify.dicom.origin import Origin, origin_of
-from workers.deidentify.faces import Search
 from workers.deidentify.marks import as_stored
 from workers.deidentify.obscure import Shape, Style
 from workers.deidentify.reviewed import boxes_of, cover_reviewed, rows_of
@@ -245,7 +244,6 @@ def _rules(profile: PrivacyProfile) -> Profile:
         mosaic_cells=profile.mosaic_cells,
         margin=profile.margin,
         detection_threshold=profile.detection_threshold,
-        search=cast(Search, profile.search),
         cover_text=profile.cover_text,
         cover_codes=profile.cover_codes,
         text_allowed=tuple(profile.text_allowed),

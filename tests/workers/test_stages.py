@@ -251,7 +251,6 @@ def test_every_rule_of_a_profile_reaches_its_images() -> None:
         mosaic_cells=3,
         margin=0.5,
         detection_threshold=0.1,
-        search="thorough",
         cover_text=True,
         cover_codes=True,
         text_allowed=["L"],

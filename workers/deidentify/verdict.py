@@ -11,7 +11,7 @@ from retrieval.errors import Reason
 from workers.decode.sandbox import Decoded
 from workers.deidentify.allowed import MAX_ENTRIES, check_entry, is_allowed
 from workers.deidentify.codes import CodeDetector, ZxingCodes
-from workers.deidentify.faces import Face, FaceDetector, Pixels, Search, union
+from workers.deidentify.faces import Face, FaceDetector, Pixels, union
 from workers.deidentify.marks import Mark, cover_marks, without_inner
 from workers.deidentify.obscure import (
     DEFAULT_MARGIN,
@@ -58,9 +58,8 @@ class Profile:
 
     cover: "solid" or "mosaic". shape: "box" or "ellipse". mosaic_cells: 1 to 6 along each side.
     margin: at least 0.1 of a face's longer side. detection_threshold: score in (0, 0.3] from which
-    something is a face. search: "standard", or "thorough" for more views of every picture.
-    cover_text, cover_codes: whether writing, bar and matrix codes are covered as well.
-    text_allowed: the writing that stays all the same (workers/deidentify/allowed.py).
+    something is a face. cover_text, cover_codes: whether writing, bar and matrix codes are covered
+    as well. text_allowed: the writing that stays all the same (workers/deidentify/allowed.py).
     Raises ValueError below the floor.
     """
 
@@ -70,7 +69,6 @@ class Profile:
     mosaic_cells: int = MAX_CELLS
     margin: float = DEFAULT_MARGIN
     detection_threshold: float = 0.2
-    search: Search = "standard"
     cover_text: bool = False
     cover_codes: bool = False
     text_allowed: tuple[str, ...] = ()
@@ -86,8 +84,6 @@ class Profile:
             raise ValueError(f"margin must be at least {MIN_MARGIN}")
         if not 0 < self.detection_threshold <= MAX_DETECTION_THRESHOLD:
             raise ValueError(f"detection_threshold must be in (0, {MAX_DETECTION_THRESHOLD}]")
-        if self.search not in ("standard", "thorough"):
-            raise ValueError("search must be standard or thorough")
         if len(self.text_allowed) > MAX_ENTRIES:
             raise ValueError(f"text_allowed must hold at most {MAX_ENTRIES} entries")
         for entry in self.text_allowed:
@@ -153,12 +149,12 @@ class DeidentifiedFrames:
 
 def detector_for(profile: Profile) -> FaceDetector:
     """Return the face detector of a profile, loaded once. Raises ModelRefused."""
-    return _faces(profile.detection_threshold, profile.search)
+    return _faces(profile.detection_threshold)
 
 
 @lru_cache(maxsize=4)
-def _faces(threshold: float, search: Search) -> FaceDetector:
-    return union(threshold=threshold, search=search, added=settings.CLOISTER_DETECTORS)
+def _faces(threshold: float) -> FaceDetector:
+    return union(threshold=threshold, added=settings.CLOISTER_DETECTORS)
 
 
 def detectors_for(profile: Profile) -> Detectors:

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,6 @@ from workers.deidentify.marks import is_blank
 
 # Left, top, right, bottom in whole pixels.
 Area = tuple[int, int, int, int]
-Search = Literal["standard", "thorough"]
 
 DEFAULT_THRESHOLD = 0.2
 
@@ -92,9 +90,6 @@ class Watch:
 # small, people lying down and pictures taken sideways. docs/benchmarks.md has what each is worth.
 _UPRIGHT = (View(320, mirrored=True), View(_ALWAYS), View(640, mirrored=True), View(1280))
 _TURNED = (View(320, 2, weight=0.6), View(320, 1, weight=0.6), View(320, 3, weight=0.6))
-# What a thorough search adds.
-_MORE = (View(320), View(448, mirrored=True), View(640))
-_MORE_TURNED = (View(448, 2, weight=0.6), View(448, 1, weight=0.6), View(448, 3, weight=0.6))
 _CLOSER = (1280, 2560)
 # The least faces of a large picture show in no other view: this one's evidence must do.
 _OWN_PIXELS = View(0, weight=_EVIDENCE)
@@ -218,17 +213,15 @@ def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
 def union(
     *,
     threshold: float = DEFAULT_THRESHOLD,
-    search: Search = "standard",
     added: Path | None = None,
 ) -> Union:
     """Return the detectors of this appliance as one.
 
-    search: a thorough one adds views of every picture. added: the operator's list of further
+    added: the operator's list of further
     detectors (see added.py). Raises ModelRefused.
     """
-    more = _MORE + _MORE_TURNED if search == "thorough" else ()
     watches = [
-        Watch(CenterFace(), _UPRIGHT + _TURNED + more, closer=True),
+        Watch(CenterFace(), _UPRIGHT + _TURNED, closer=True),
         Watch(Mtcnn(smallest=_MTCNN_SMALLEST), (_MTCNN,), _MTCNN_WEIGHT),
     ]
     for detector in read_detectors(added) if added else ():

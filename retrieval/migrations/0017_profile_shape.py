@@ -1,11 +1,12 @@
-"""The shape of covers, how thorough faces are looked for, and which rules an image was seen under."""
+"""The shape of covers, and which rules an image was looked at under."""
 
+import django.core.validators
 from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("retrieval", "0015_studies_and_duplicates"),
+        ("retrieval", "0016_tokens"),
     ]
 
     operations = [
@@ -16,16 +17,6 @@ class Migration(migrations.Migration):
                 blank=True,
                 help_text="Of the profile under which it was last looked at.",
                 max_length=64,
-            ),
-        ),
-        migrations.AddField(
-            model_name="privacyprofile",
-            name="search",
-            field=models.CharField(
-                choices=[("standard", "Standard"), ("thorough", "Thorough")],
-                default="standard",
-                help_text="How many views of a picture are looked at: upright, mirrored, turned, enlarged. Thorough takes more, and more time.",
-                max_length=10,
             ),
         ),
         migrations.AddField(
@@ -45,11 +36,16 @@ class Migration(migrations.Migration):
                 name="profile_shape_holds_the_face",
             ),
         ),
-        migrations.AddConstraint(
+        migrations.AlterField(
             model_name="privacyprofile",
-            constraint=models.CheckConstraint(
-                condition=models.Q(("search__in", ["standard", "thorough"])),
-                name="profile_search_is_known",
+            name="detection_threshold",
+            field=models.FloatField(
+                default=0.2,
+                help_text="Score from which a detection counts as a face. Lower covers more: more of the faces that are hard to see, and more that is none.",
+                validators=[
+                    django.core.validators.MinValueValidator(0.05),
+                    django.core.validators.MaxValueValidator(0.3),
+                ],
             ),
         ),
     ]
