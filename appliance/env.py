@@ -7,6 +7,7 @@ import secrets
 import stat
 import tempfile
 from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -182,3 +183,26 @@ def officer_mail() -> tuple[str | None, str, int]:
     if port and not port.isdecimal():
         raise ImproperlyConfigured("CLOISTER_SMTP must be host or host:port")
     return os.environ.get("CLOISTER_OFFICER_MAIL") or None, host, int(port or 25)
+
+
+def session_limits() -> tuple[int, int]:
+    """After how many minutes without a request, and how many hours at most, a session ends."""
+    idle_min = _whole_number("CLOISTER_SESSION_IDLE_MIN", 30, most=24 * 60)
+    max_hours = _whole_number("CLOISTER_SESSION_MAX_HOURS", 10, most=7 * 24)
+    return idle_min, max_hours
+
+
+def _whole_number(name: str, default: int, *, most: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise ImproperlyConfigured(f"{name} must be a whole number from 1 to {most}")
+    return int(text)
+
+
+def trusted_proxies() -> list[IPv4Network | IPv6Network]:
+    """Addresses or networks of the proxies whose X-Forwarded-For counts."""
+    texts = os.environ.get("CLOISTER_TRUSTED_PROXIES", "").replace(",", " ").split()
+    try:
+        return [ip_network(text) for text in texts]
+    except ValueError as error:
+        raise ImproperlyConfigured("CLOISTER_TRUSTED_PROXIES must be addresses") from error

@@ -1,6 +1,7 @@
 """Django's settings. What differs between machines comes from the environment (env.py)."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 from csp.constants import NONE, SELF
@@ -31,6 +32,7 @@ INSTALLED_APPS = [
     "django_htmx",
     "csp",
     "ninja",
+    "axes",
 ]
 
 MIDDLEWARE = [
@@ -51,6 +53,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 
 ROOT_URLCONF = "appliance.urls"
@@ -79,6 +82,23 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "retrieval.User"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+]
+AXES_HANDLER = "appliance.web.lockout.Handler"
+AXES_LOCKOUT_PARAMETERS = "appliance.web.lockout.parameters"
+AXES_FAILURE_LIMIT = 100  # hundredths of a rule: the numbers are in lockout.py
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_USERNAME_CALLABLE = "appliance.web.lockout.username"
+AXES_CLIENT_IP_CALLABLE = "appliance.web.address.client_address"
+AXES_LOCKOUT_CALLABLE = "appliance.web.lockout.answer"
+AXES_DISABLE_ACCESS_LOG = True
+AXES_ENABLE_ADMIN = False
+AXES_VERBOSE = False
+CLOISTER_TRUSTED_PROXIES = env.trusted_proxies()
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {
@@ -106,8 +126,10 @@ FILE_UPLOAD_HANDLERS = ["appliance.web.upload.UnlinkedFileUploadHandler"]
 FILE_UPLOAD_TEMP_DIR = env.private_folder(VAR / "quarantine")
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 
+SESSION_ENGINE = "appliance.web.sessions"
+CLOISTER_SESSION_IDLE_MIN, CLOISTER_SESSION_MAX_HOURS = env.session_limits()
 SESSION_COOKIE_HTTPONLY = True
-SESSION_COOKIE_AGE = 8 * 3600
+SESSION_COOKIE_AGE = CLOISTER_SESSION_MAX_HOURS * 3600
 SESSION_EXPIRE_AT_BROWSER_CLOSE = True
 CSRF_COOKIE_HTTPONLY = True
 X_FRAME_OPTIONS = "DENY"
@@ -122,6 +144,9 @@ if os.environ.get("CLOISTER_BEHIND_TLS") == "1":
     SECURE_HSTS_PRELOAD = True
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
+    # A browser takes these names from this very host only, over TLS, for the whole site.
+    SESSION_COOKIE_NAME = "__Host-session"
+    CSRF_COOKIE_NAME = "__Host-csrf"
 
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
@@ -192,5 +217,7 @@ LOGGING = {
         "cloister": {"level": "INFO"},
         # Its messages quote the request's path and query; ours name the id.
         "django.request": {"level": "ERROR"},
+        # Addresses and browsers; what counts of it is on the log.
+        "axes": {"level": "ERROR"},
     },
 }

@@ -13,6 +13,7 @@ from django.urls import URLPattern, path
 from django.views.decorators.http import require_POST
 
 from appliance.admin.base import ModelAdmin
+from appliance.web import sessions
 from appliance.web.purpose import actor_of
 from retrieval import audit, second_factor
 from retrieval.models import Kind, User
@@ -115,6 +116,11 @@ class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
 
+    def save_model(self, request: HttpRequest, obj: Model, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if isinstance(obj, User) and not obj.is_active:
+            sessions.end(obj)
+
     def get_urls(self) -> list[URLPattern]:
         protected: Any = self.admin_site.admin_view(require_POST(self.reset_second_factor))
         url = path(
@@ -150,6 +156,7 @@ class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no
         if not isinstance(user, User) or not self.may_reset_second_factor(request, user):
             raise PermissionDenied
         second_factor.reset(user, actor=actor_of(request))
+        sessions.end(user)
         messages.success(request, "Reset: a new app is set up at the next sign-in.")
         return redirect("admin:retrieval_user_change", user.pk)
 

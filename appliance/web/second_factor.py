@@ -20,12 +20,6 @@ def remember(request: HttpRequest) -> None:
     request.session[PASSED_AT] = int(time.time())
 
 
-def forget(request: HttpRequest) -> None:
-    """Who signs in again shows it again."""
-    for key in (AUTHENTICATOR, PASSED_AT):
-        request.session.pop(key, None)
-
-
 def is_passed(request: HttpRequest) -> bool:
     """Whether this session showed the second factor that its user has now."""
     authenticator = request.session.get(AUTHENTICATOR)

@@ -30,6 +30,8 @@ urlpatterns = [
     path("second-factor", second_factor.ask, name="second_factor"),
     path("second-factor/enrol", second_factor.enrol, name="enrol"),
     path("second-factor/codes", second_factor.renew_recovery_codes, name="recovery_codes"),
+    path("account", session.account, name="account"),
+    path("account/end-others", session.end_other_sessions, name="end_other_sessions"),
     path("password", session.ChangePassword.as_view(), name="change_password"),
     path("healthz", health.healthz, name="healthz"),
 ]

@@ -28,7 +28,7 @@ APPLIANCE: Final = "cloister"
 
 QUERIES: Final = frozenset({Kind.SEARCH_SERVED, Kind.IMAGES_LISTED})
 READS: Final = frozenset({Kind.IMAGE_VIEWED})
-REFUSED_ENDS: Final = (".denied", "_failed", ".failed", ".refused")
+REFUSED_ENDS: Final = (".denied", "_failed", "_locked", ".failed", ".refused")
 
 SUCCESS: Final = "0"
 MINOR_FAILURE: Final = "4"

@@ -21,6 +21,7 @@ from retrieval.models.kept_query import KeptQuery
 from retrieval.models.review import BoxKind, RemovalReason, ReviewBox, Source
 from retrieval.models.second_factor import Authenticator, RecoveryCode
 from retrieval.models.token import ApiToken, Scope, ServiceAccount, TokenUse
+from retrieval.models.session import Session
 from retrieval.models.user import User
 from retrieval.models.work import Stage, Work
 
@@ -52,6 +53,7 @@ __all__ = [
     "Role",
     "Scope",
     "ServiceAccount",
+    "Session",
     "Source",
     "Stage",
     "State",

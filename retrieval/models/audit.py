@@ -45,6 +45,8 @@ class Kind(models.TextChoices):
     USER_CHANGED = "user.changed", "User changed"
     SIGNED_IN = "session.signed_in", "Signed in"
     SIGN_IN_FAILED = "session.sign_in_failed", "Sign-in failed"
+    SIGN_IN_LOCKED = "session.sign_in_locked", "Sign-in locked"
+    SESSIONS_ENDED = "session.ended", "Sessions ended"
     SECOND_FACTOR_PASSED = "session.second_factor_passed", "Second factor passed"
     SECOND_FACTOR_FAILED = "session.second_factor_failed", "Second factor failed"
     SECOND_FACTOR_CHANGED = "user.second_factor_changed", "Second factor changed"

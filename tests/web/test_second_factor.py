@@ -2,9 +2,11 @@ import base64
 import re
 import time
 from datetime import timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.test import Client, RequestFactory
 from django.urls import reverse
 from django.utils import timezone
@@ -226,9 +228,29 @@ def test_a_reset_by_somebody_else_closes_open_sessions_and_is_on_the_log(
     assert "Reset second factor" in page
     admins.post(f"/admin/retrieval/user/{reviewer.pk}/second-factor/reset/")
 
-    assert theirs.get("/admin/").headers["Location"].startswith(ENROL)
+    assert theirs.get("/").headers["Location"].startswith("/sign-in")
     assert not RecoveryCode.objects.filter(user=reviewer).exists()
     assert log(Kind.SECOND_FACTOR_CHANGED)[-1] == {"change": "reset", "user": reviewer.pk}
+
+
+def test_the_servers_own_command_is_the_last_resort(administrator: User, log: Log) -> None:
+    client = signed_in(administrator)
+
+    call_command("reset_second_factor", "ada", stdout=StringIO())
+
+    assert client.get("/").headers["Location"].startswith("/sign-in")
+    assert log(Kind.SECOND_FACTOR_CHANGED)[-1] == {"change": "reset", "user": administrator.pk}
+
+
+def test_a_session_is_half_open_again_once_its_second_factor_is_gone(
+    administrator: User,
+) -> None:
+    client = signed_in(administrator)
+    assert client.get("/admin/").status_code == 200
+
+    second_factor.reset(administrator, actor=make_user())
+
+    assert client.get("/admin/").headers["Location"].startswith(ENROL)
 
 
 def test_nobody_resets_the_own_second_factor_nor_that_of_a_more_powerful_one(

@@ -5,14 +5,15 @@ from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView, LogoutView, PasswordChangeView
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import redirect
+from django.shortcuts import redirect, render
 from django.urls import reverse_lazy
-from django.views.decorators.http import require_POST
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST, require_safe
 from django_htmx.http import HttpResponseClientRedirect
 
-from appliance.web import purpose, second_factor
+from appliance.web import purpose, sessions
 from appliance.web.forms import OwnPasswordForm, PurposeForm
-from retrieval import audit
+from retrieval import audit, second_factor
 from retrieval.models import Kind, Purpose
 
 
@@ -27,13 +28,18 @@ class SignIn(LoginView):
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         audit.record(Kind.SIGNED_IN, actor=form.get_user())
-        second_factor.forget(self.request)
+        sessions.SessionStore.clear_expired()
+        # Who signs in again starts from the beginning, second factor and limits included.
+        self.request.session.flush()
         return super().form_valid(form)
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
-        name = str(form.data.get("username", ""))
-        audit.record(Kind.SIGN_IN_FAILED, actor=None, name=audit.fingerprint(name))
-        return super().form_invalid(form)
+        name = audit.fingerprint(str(form.data.get("username", "")))
+        is_locked = getattr(self.request, "axes_locked_out", False)
+        audit.record(
+            Kind.SIGN_IN_LOCKED if is_locked else Kind.SIGN_IN_FAILED, actor=None, name=name
+        )
+        return self.render_to_response(self.get_context_data(form=form, is_locked=is_locked))
 
 
 class SignOut(LogoutView):
@@ -51,6 +57,7 @@ class ChangePassword(PasswordChangeView):
         user = purpose.actor_of(self.request)
         with transaction.atomic():
             form.save()
+            sessions.end(user, but=self.request.session.session_key)
             user.must_change_password = False
             user.save(update_fields=["must_change_password"])
             audit.record_in_transaction(
@@ -58,6 +65,30 @@ class ChangePassword(PasswordChangeView):
             )
         update_session_auth_hash(self.request, user)
         return HttpResponseRedirect(str(self.success_url))
+
+
+@never_cache
+@require_safe
+def account(request: HttpRequest) -> HttpResponse:
+    """One's own sign-in: password, second factor and sessions."""
+    user, key = purpose.actor_of(request), request.session.session_key
+    rows = [(row, sessions.is_own(row, key)) for row in sessions.of_user(user)]
+    context = {
+        "sessions": rows,
+        "is_enrolled": second_factor.is_enrolled(user),
+        "is_required": second_factor.is_required(user),
+        "codes_left": second_factor.recovery_codes_left(user),
+    }
+    return render(request, "account.html", context)
+
+
+@require_POST
+def end_other_sessions(request: HttpRequest) -> HttpResponse:
+    user = purpose.actor_of(request)
+    with transaction.atomic():
+        ended = sessions.end(user, but=request.session.session_key)
+        audit.record_in_transaction(Kind.SESSIONS_ENDED, actor=user, user=user.pk, sessions=ended)
+    return redirect("account")
 
 
 @require_POST
