@@ -20,8 +20,8 @@ from retrieval.models.image import Image, ImportBatch, State, Subject
 from retrieval.models.kept_query import KeptQuery
 from retrieval.models.review import BoxKind, RemovalReason, ReviewBox, Source
 from retrieval.models.second_factor import Authenticator, RecoveryCode
-from retrieval.models.token import ApiToken, Scope, ServiceAccount, TokenUse
 from retrieval.models.session import Session
+from retrieval.models.token import ApiToken, Scope, ServiceAccount, TokenUse
 from retrieval.models.user import User
 from retrieval.models.work import Stage, Work
 
