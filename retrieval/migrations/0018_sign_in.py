@@ -18,8 +18,7 @@ REVOKE ALL ON django_session FROM cloister_web;
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("retrieval", "0016_tokens"),
-        ("retrieval", "0016_profile_search"),
+        ("retrieval", "0017_profile_shape"),
         ("axes", "0010_accessattemptexpiration"),
     ]
 

@@ -104,7 +104,7 @@ GRANT EXECUTE ON FUNCTION cloister_own_tokens TO cloister_web;
 class Migration(migrations.Migration):
     dependencies = [
         ("auth", "0012_alter_user_first_name_max_length"),
-        ("retrieval", "0016_profile_search"),
+        ("retrieval", "0015_studies_and_duplicates"),
     ]
 
     operations = [
