@@ -110,8 +110,16 @@ def test_a_face_found_only_by_the_second_look_is_covered_too_and_asks_a_person()
     assert not result.pixels[40:50, 40:50].any()
 
 
+def test_pixels_in_which_nothing_is_covered_are_not_looked_at_twice() -> None:
+    detector = Scripted([NOBODY])
+
+    result = deidentify(PHOTOGRAPH, PROFILE, Detectors(detector))
+
+    assert (result.verdict, len(detector.seen)) == ("released", 1)
+
+
 def test_a_face_that_is_still_found_sends_the_picture_to_review() -> None:
-    result = deidentify(PHOTOGRAPH, PROFILE, Detectors(Scripted([NOBODY, [OTHER]])))
+    result = deidentify(PHOTOGRAPH, PROFILE, Detectors(Scripted([[FACE], [FACE, OTHER]])))
 
     assert (result.verdict, result.reason) == ("review", Reason.FACE_STILL_FOUND)
     assert not result.pixels[40:50, 40:50].any()

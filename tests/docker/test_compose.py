@@ -132,6 +132,15 @@ def test_every_worker_queue_has_a_worker() -> None:
     assert served == {QUERY_QUEUE, *Stage}
 
 
+def test_whoever_looks_for_faces_sees_the_operators_detectors() -> None:
+    """A search with a picture passes the same detectors as the pictures that come in."""
+    for name, service in SERVICES.items():
+        looks = name in ("deidentify", "query", "query-gpu")
+        mounted = [v for v in service.get("volumes", []) if v.endswith(":/detectors:ro")]
+        assert bool(mounted) == looks, name
+        assert ("CLOISTER_DETECTORS" in service.get("environment", {})) == looks, name
+
+
 def test_the_secrets_are_files_that_make_secrets_makes() -> None:
     script = (DOCKER / "make-secrets.sh").read_text(encoding="utf-8")
     for name, secret in COMPOSE["secrets"].items():

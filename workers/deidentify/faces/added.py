@@ -6,11 +6,12 @@ The file is TOML, and `CLOISTER_DETECTORS` says where it lies:
     name = "yunet"
     file = "face_detection_yunet_2023mar.onnx"     # beside this file, or an absolute path
     sha256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
-    kind = "yunet"                                 # or "retinaface"
+    kind = "yunet"                                 # or "retinaface", "yolox"
     licence = "MIT"
     threshold = 0.6                                # lowest score that counts as a face
 
-They join the detectors that are always there; none of those can be taken away.
+They join the detectors that are always there; none of those can be taken away. Of a YOLOX the first
+class counts, whatever it is: with COCO's classes a person, who is then covered as a whole.
 """
 
 import tomllib
@@ -165,6 +166,22 @@ def _retinaface(outputs: dict[str, Array], height: int, width: int) -> Boxes:
     return np.column_stack([middle - half, middle + half, scores]).astype(np.float32)
 
 
+def _yolox(outputs: dict[str, Array], height: int, width: int) -> Boxes:
+    """YOLOX (Ge et al. 2021, arXiv 2107.08430): one answer a cell at three strides.
+
+    A row is the middle's place from its cell's corner and the logarithm of width and height, all
+    in strides; how sure it is of anything there; how sure of each class. The first class counts.
+    """
+    (answers,) = outputs.values()
+    grids = [(_cells(height, width, stride), stride) for stride in (8, 16, 32)]
+    cells = np.concatenate([grid for grid, _ in grids])
+    strides = np.concatenate([np.full((len(grid), 1), stride) for grid, stride in grids])
+    rows = answers[0]
+    middle, half = (cells + rows[:, :2]) * strides, np.exp(rows[:, 2:4]) * strides / 2
+    scores = rows[:, 4] * rows[:, 5]
+    return np.column_stack([middle - half, middle + half, scores]).astype(np.float32)
+
+
 def _cells(height: int, width: int, stride: int) -> Array:
     """(n, 2) float32: column and row of every cell, row by row."""
     rows, columns = np.mgrid[: -(-height // stride), : -(-width // stride)]
@@ -173,4 +190,8 @@ def _cells(height: int, width: int, stride: int) -> Array:
 
 _FAMILIES: dict[
     str, tuple[Callable[[Pixels], Array], Callable[[dict[str, Array], int, int], Boxes]]
-] = {"yunet": (_bgr, _yunet), "retinaface": (_bgr_less_mean, _retinaface)}
+] = {
+    "yunet": (_bgr, _yunet),
+    "retinaface": (_bgr_less_mean, _retinaface),
+    "yolox": (_bgr, _yolox),
+}
