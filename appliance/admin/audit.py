@@ -123,8 +123,14 @@ class AuditEventAdmin(ReadOnlyAdmin):
             held = f"{verification.entries} entries, the chain holds."
             messages.success(request, f"{held} {against(verification)}")
         else:
-            messages.error(request, f"Entry {verification.first_wrong}: {verification.problem}.")
+            messages.error(request, problem(verification))
         return redirect("admin:retrieval_auditevent_changelist")
+
+
+def problem(verification: audit.Verification) -> str:
+    if verification.checkpoints_gone:
+        return f"The log cannot be relied on: {verification.problem}."
+    return f"Entry {verification.first_wrong}: {verification.problem}."
 
 
 def against(verification: audit.Verification) -> str:

@@ -2,14 +2,16 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from django.conf import settings
 from django.db import connection
 
 from retrieval.audit.checkpoint import Checkpoint
 from retrieval.audit.entries import Entry, stored
 from retrieval.audit.merkle import Tree
 from retrieval.audit.outside import Outside
+from retrieval.models import AuditEvent, Kind
 
 GENESIS = hashlib.sha256(b"cloister audit log").digest()
 
@@ -19,7 +21,8 @@ class Verification:
     """`first_wrong` is the number of the first entry that is not as it was written, or None.
 
     `last_possible` is another number where only a head speaks against the entries: the first wrong
-    one is among `first_wrong` to `last_possible`. `checkpoint` is the size of the largest
+    one is among `first_wrong` to `last_possible`. `checkpoints_gone`: some were taken, or should
+    have been, and none is there to hold against the log. `checkpoint` is the size of the largest
     outside checkpoint that was held against the log (0: none). Not `complete`: the entries are
     of the log, and others may have been left out.
     """
@@ -32,10 +35,11 @@ class Verification:
     root: bytes = b""
     last_possible: int | None = None
     complete: bool = True
+    checkpoints_gone: bool = False
 
     @property
     def holds(self) -> bool:
-        return self.first_wrong is None
+        return self.first_wrong is None and not self.checkpoints_gone
 
 
 def verify(outside: Outside | None = None) -> Verification:
@@ -43,12 +47,21 @@ def verify(outside: Outside | None = None) -> Verification:
 
     By itself the chain finds an edited, deleted, inserted or moved entry, and a tail cut off
     without its head. Against `outside` it finds them where chain and head were recomputed, too.
+    One that is empty speaks against the log where checkpoints were taken before, or where
+    CLOISTER_CHECKPOINTS names their folder.
     """
     # The head is read first: entries that are appended meanwhile come after it.
     with connection.cursor() as cursor:
         cursor.execute("SELECT number, entry_hash FROM retrieval_audithead")
         number, entry_hash = cursor.fetchone() or (0, GENESIS)
-    return verify_entries(stored(), outside or Outside(), head=(number, bytes(entry_hash)))
+    found = verify_entries(stored(), outside or Outside(), head=(number, bytes(entry_hash)))
+    if outside is None or outside.checkpoints or found.first_wrong is not None:
+        return found
+    # An emptied folder must not turn a rewritten log into one that holds.
+    taken = AuditEvent.objects.filter(kind=Kind.AUDIT_CHECKPOINT).exists()
+    if not (taken or settings.CLOISTER_CHECKPOINTS_EXPECTED):
+        return found
+    return replace(found, checkpoints_gone=True, problem="no checkpoint is where they are kept")
 
 
 def verify_entries(

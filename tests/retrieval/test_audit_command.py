@@ -73,6 +73,27 @@ def test_verify_names_the_entry_and_fails(
     assert not (tmp_path / "never").exists()
 
 
+def test_an_emptied_folder_of_checkpoints_is_no_log_that_holds(entries: None, folder: Path) -> None:
+    assert "its own chain only" in run("verify")
+    run("checkpoint")
+    for path in folder.iterdir():
+        path.unlink()
+
+    with pytest.raises(CommandError, match="no checkpoint is where they are kept"):
+        run("verify")
+
+
+def test_a_folder_that_the_operator_named_must_hold_a_checkpoint(
+    entries: None, settings: Any
+) -> None:
+    settings.CLOISTER_CHECKPOINTS_EXPECTED = True
+
+    with pytest.raises(CommandError, match="no checkpoint"):
+        run("verify")
+    run("checkpoint")
+    run("verify")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

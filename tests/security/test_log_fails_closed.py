@@ -21,7 +21,8 @@ from django.urls import URLPattern, URLResolver, get_resolver
 
 from appliance import env
 from appliance.web import middleware
-from retrieval.models import Image, Kind, Purpose, Role, User
+from retrieval import break_glass
+from retrieval.models import Image, Kind, Purpose, Role, State, User
 from tests.factories import (
     grant,
     make_account,
@@ -112,6 +113,37 @@ def requests(browser: Client, officer: User, image: Image) -> list[Request]:
         Request("purpose", "POST", "/purpose", {"purpose": "TREAT"}),
         Request("verify", "POST", "/admin/retrieval/auditevent/verify/", {}),
         Request("sign in", "POST", "/sign-in", {"username": "x", "password": "y"}),
+        *decisions(officer, image),
+    ]
+
+
+def decisions(officer: User, image: Image) -> list[Request]:
+    """What changes something: on an image in review, and where the glass was broken."""
+    held = make_image(image.collection, state=State.REVIEW, preview=jpeg(), render=1)
+    broken = break_glass.break_glass(
+        image.collection.name, reason="The patient does not answer.", actor=make_user()
+    )
+    own = break_glass.break_glass(
+        image.collection.name, reason="The patient does not answer.", actor=officer
+    )
+    emergency = {
+        "collection": image.collection.name,
+        "reason": "The patient does not answer.",
+        "password": "correct horse battery",
+    }
+    box = {"render": "1", "box": "face 1 1 9 9"}
+    release = {"decision": "release", "render": "1"}
+    chosen = {"action": "reject", "_selected_action": str(held.pk)}
+    verdict = {"verdict": "justified"}
+    return [
+        Request("review_boxes", "POST", f"/review/{held.pk}/boxes", box),
+        Request("review_decide", "POST", f"/review/{held.pk}/decide", release),
+        Request("review_decide", "POST", f"/review/{held.pk}/decide", {"decision": "reject"}),
+        Request("admin decide", "POST", f"/admin/retrieval/image/{held.pk}/decide/", release),
+        Request("break_glass", "POST", "/break-glass/", emergency),
+        Request("close_glass", "POST", f"/break-glass/{own.pk}/close", {}),
+        Request("glass", "POST", f"/admin/retrieval/breakglass/{broken.pk}/review/", verdict),
+        Request("admin reject", "POST", "/admin/retrieval/image/", chosen),
     ]
 
 

@@ -76,6 +76,8 @@ class Command(BaseCommand):
             found, compared = self.verify_database(options["checkpoint"], options["public_key"])
         if options["json"]:
             self.stdout.write(json.dumps(as_document(found) | {"ledger": as_ledger(compared)}))
+        if found.checkpoints_gone:
+            raise CommandError(f"the log cannot be relied on: {found.problem}")
         if not found.holds:
             raise CommandError(f"entry {found.first_wrong} is wrong: {found.problem}")
         if compared and not compared.holds:
@@ -126,7 +128,13 @@ class Command(BaseCommand):
         access.require_bound_role()
         while True:
             try:
-                take_checkpoint(find_user(access.OPERATOR))
+                operator = find_user(access.OPERATOR)
+                if not outside.configured().checkpoints:
+                    # From now on an empty folder is one that was emptied.
+                    log.record(
+                        Kind.AUDIT_CHECKPOINT, actor=operator, purpose=Purpose.ADMINISTRATION
+                    )
+                take_checkpoint(operator)
             except CloisterError as error:
                 # Ids and numbers only: what a checkpoint refuses to be signed over, say.
                 logger.error("no checkpoint: %s", error)  # noqa: TRY400
@@ -298,6 +306,7 @@ def as_document(found: log.Verification) -> dict[str, Any]:
         "checkpoint": found.checkpoint or None,
         "holds": found.holds,
         "complete": found.complete,
+        "checkpoints_gone": found.checkpoints_gone,
         "first_wrong": found.first_wrong,
         "last_possible": found.last_possible,
         "problem": found.problem or None,
