@@ -71,6 +71,16 @@ def processing(collection_id: int, *, training: UUID | None = None) -> Iterator[
         yield
 
 
+def each_collection() -> Iterator[int]:
+    """Inside a worker's transaction, the id of one collection after another, each seen alone."""
+    if not connection.in_atomic_block:
+        raise RuntimeError("the context of a collection is a transaction's")
+    for collection_id in Collection.objects.order_by("pk").values_list("pk", flat=True):
+        _set_context("collection", str(collection_id))
+        yield collection_id
+    _set_context("collection", "")
+
+
 def _set_context(name: str, value: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config(%s, %s, true)", [f"cloister.{name}", value])
@@ -268,4 +278,5 @@ PROTECTED_TABLES = [
     "retrieval_reviewbox",
     "retrieval_breakglass",
     "retrieval_keptquery",
+    "retrieval_indexpart",
 ]

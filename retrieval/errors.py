@@ -96,6 +96,10 @@ class EncoderUnavailable(CloisterError):
     """No worker answered with an embedding in time. Transient."""
 
 
+class SearchTooSlow(CloisterError):
+    """The database did not find the nearest rows in time. Transient: a narrower search helps."""
+
+
 class AuditUnavailable(CloisterError):
     """The event could not be recorded, so no answer may be given. Transient."""
 

@@ -5,27 +5,55 @@ literals: the planner prunes by them, and row-level security stays the second lo
 behind one shared index would lose rows and tell by its timing what is hidden.
 """
 
-from collections.abc import Iterable, Sequence
+import struct
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime, timedelta
 from enum import StrEnum
-from uuid import UUID
+from functools import cache
+from uuid import UUID, uuid4
 
 import numpy as np
-from django.db import connection, transaction
+import psycopg
+from django.db import OperationalError, connection, transaction
 from django.db.backends.utils import CursorWrapper
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, Max, OuterRef, QuerySet
+from django.utils import timezone
 from pgvector import HalfVector
 from psycopg import sql
+from psycopg.adapt import Dumper
+from psycopg.errors import QueryCanceled
+from psycopg.pq import Format
 
 from retrieval import access, audit, certificates
-from retrieval.errors import EncoderUnavailable, ModelRefused, NotDeidentified
-from retrieval.models import Collection, Embedding, EncoderVersion, Image, Kind, State
+from retrieval.errors import EncoderUnavailable, ModelRefused, NotDeidentified, SearchTooSlow
+from retrieval.models import (
+    Collection,
+    Embedding,
+    EncoderVersion,
+    Image,
+    IndexPart,
+    Kind,
+    State,
+)
 
 WHOLE_IMAGE = 0
 EXACT_SCAN_ROWS = 2000
 """Up to so many permitted rows an exact scan is as fast as the HNSW index, and loses nothing."""
+FEW_PARTITIONS = 10
+"""So many partitions are each searched in full: about 10 ms. More are glanced at first."""
+FULL_EF_SEARCH = 100
+"""What a search of one partition looks at, unless its sample showed that it takes more."""
+GLANCE_EF_SEARCH = 20
+"""What a glance at one of many partitions looks at. Measured: docs/benchmarks.md."""
 MAX_EF_SEARCH = 1000
+DEADLINE_S = 10
+SETTLING = timedelta(seconds=30)
+"""What was indexed so recently may just be on its way into the other encoders' indexes."""
+_MODELS_LOCK = 0x636C6F69
+"""Key of the advisory lock between a switch and images that are becoming searchable."""
 
 
 class Metric(StrEnum):
@@ -125,28 +153,103 @@ def switch(encoder: EncoderVersion) -> None:
     """Let `encoder` answer queries from now on, in one step; the one before can be switched back.
 
     As a worker's role. Raises ModelRefused where an indexed image has no vector of it yet: it
-    would silently not be found; and where it was trained on images without a valid certificate.
+    would silently not be found; where it was retired; and where it was trained on images without
+    a valid certificate.
     """
     encoder = EncoderVersion.objects.get(pk=encoder.pk)
+    require_in_use(encoder)
     certificates.require_certified(encoder)
-    if missing := count_without_vector(encoder):
-        raise ModelRefused(f"{missing} indexed images have no vector of that encoder: fill it")
-    with transaction.atomic():
+    give_up_at = time.monotonic() + SETTLING.total_seconds()
+    while missing := _switch_if_complete(encoder):
+        settling = count_without_vector(encoder, since=timezone.now() - SETTLING)
+        if settling < missing or time.monotonic() > give_up_at:
+            raise ModelRefused(f"{missing} indexed images have no vector of that encoder: fill it")
+        time.sleep(0.2)
+
+
+def _switch_if_complete(encoder: EncoderVersion) -> int:
+    """Switch and return 0, or return how many indexed images have no vector of `encoder`."""
+    with transaction.atomic(durable=True):
+        # No image becomes searchable between the count and the switch.
+        _lock_models(shared=False)
+        if missing := sum(
+            without_vector(encoder, collection_id).count()
+            for collection_id in access.each_collection()
+        ):
+            return missing
         EncoderVersion.objects.filter(live=True).update(live=False)
         EncoderVersion.objects.filter(pk=encoder.pk).update(live=True)
         # Without an actor: a worker's role does not read the table of users.
         audit.record_in_transaction(
             Kind.ENCODER_CHANGED, actor=None, encoder=encoder.pk, change="went live"
         )
+    return 0
 
 
-def count_without_vector(encoder: EncoderVersion) -> int:
-    """How many indexed images, in all collections, `encoder` has not seen. As a worker's role."""
-    missing = 0
+def hold_live(encoder: EncoderVersion) -> None:
+    """Keep `encoder` live until the end of this transaction, in which an image is indexed by it.
+
+    Raises EncoderUnavailable where another one went live meanwhile: encode the image again.
+    """
+    _lock_models(shared=True)
+    if not EncoderVersion.objects.filter(pk=encoder.pk, live=True).exists():
+        raise EncoderUnavailable(f"encoder {encoder.pk} is no longer live")
+
+
+def _lock_models(*, shared: bool) -> None:
+    lock = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {lock}(%s)", [_MODELS_LOCK])
+
+
+def retire(encoder: EncoderVersion) -> None:
+    """Drop an encoder's vectors and indexes; its row stays for the record. As a worker's role.
+
+    Running it again goes on where it was cut short. Raises ModelRefused for the live one.
+    """
+    with transaction.atomic(durable=True):
+        _lock_models(shared=False)
+        encoder = EncoderVersion.objects.get(pk=encoder.pk)
+        if encoder.live:
+            raise ModelRefused(f"encoder {encoder.pk} answers queries: switch to another one first")
+        if encoder.retired_at is None:
+            EncoderVersion.objects.filter(pk=encoder.pk).update(retired_at=timezone.now())
+            audit.record_in_transaction(
+                Kind.ENCODER_CHANGED, actor=None, encoder=encoder.pk, change="retired"
+            )
     for collection_id in Collection.objects.values_list("pk", flat=True):
-        with access.processing(collection_id):
-            missing += without_vector(encoder, collection_id).count()
-    return missing
+        with access.processing(collection_id), connection.cursor() as cursor:
+            cursor.execute("SELECT cloister_drop_index(%s, %s)", [collection_id, encoder.pk])
+            Embedding.objects.filter(collection_id=collection_id, encoder_id=encoder.pk).delete()
+
+
+def require_in_use(encoder: EncoderVersion) -> None:
+    """Raise ModelRefused for one that was retired."""
+    if encoder.retired_at is not None:
+        raise ModelRefused(f"encoder {encoder.pk} was retired: import it under another name")
+
+
+def count_without_vector(encoder: EncoderVersion, *, since: datetime | None = None) -> int:
+    """How many indexed images, in all collections, `encoder` has not seen. As a worker's role.
+
+    `since`: of those that were indexed then or later.
+    """
+    with transaction.atomic(durable=True):
+        return sum(
+            (missing if since is None else missing.filter(indexed_at__gte=since)).count()
+            for collection_id in access.each_collection()
+            for missing in [without_vector(encoder, collection_id)]
+        )
+
+
+def coverage(encoder: EncoderVersion) -> float:
+    """The share of all indexed images that `encoder` has seen; 1 where there are none."""
+    with transaction.atomic(durable=True):
+        indexed = sum(
+            Image.objects.filter(collection_id=collection_id, state=State.INDEXED).count()
+            for collection_id in access.each_collection()
+        )
+    return 1 - count_without_vector(encoder) / indexed if indexed else 1.0
 
 
 def without_vector(encoder: EncoderVersion, collection_id: int) -> QuerySet[Image]:
@@ -161,26 +264,74 @@ def store(image: Image, vector: np.ndarray, *, encoder: EncoderVersion) -> None:
     """Write an image's vector, inside `access.processing`; running twice leaves one row.
 
     vector: (dimensions,) float32, unit L2. Raises NotDeidentified for an image that is not:
-    the guard sits with the only writer.
+    the guard sits with the only writer. Raises ModelRefused for a retired encoder.
     """
     if image.state not in (State.DEIDENTIFIED, State.INDEXED):
         raise NotDeidentified(f"image {image.pk} is {image.state}")
-    if vector.shape != (encoder.dimensions,):
-        raise ValueError(f"encoder {encoder.pk} has {encoder.dimensions} dimensions")
-    Embedding.objects.bulk_create(
-        [
-            Embedding(
-                collection_id=image.collection_id,
-                image_id=image.pk,
-                encoder_id=encoder.pk,
-                region=WHOLE_IMAGE,
-                vector=HalfVector(vector),
-            )
-        ],
-        update_conflicts=True,
-        unique_fields=["collection_id", "image_id", "encoder_id", "region"],
-        update_fields=["vector"],
+    _write(image.collection_id, [image.pk], vector[np.newaxis], encoder)
+
+
+def store_all(
+    collection_id: int, images: Sequence[UUID], vectors: np.ndarray, *, encoder: EncoderVersion
+) -> None:
+    """Write many images' vectors in one statement, inside `access.processing`.
+
+    vectors: (N, dimensions) float32, unit L2 rows, of N different images. Raises as `store`.
+    """
+    fit = Image.objects.filter(
+        collection_id=collection_id, state__in=(State.DEIDENTIFIED, State.INDEXED)
     )
+    if fit.filter(pk__in=images).count() != len(images):
+        raise NotDeidentified(f"some of {len(images)} images are not, or not in that collection")
+    _write(collection_id, images, vectors, encoder)
+
+
+def _write(
+    collection_id: int, images: Sequence[UUID], vectors: np.ndarray, encoder: EncoderVersion
+) -> None:
+    """Binary parameters, as COPY sends them; row-level security forbids COPY itself."""
+    if vectors.shape != (len(images), encoder.dimensions):
+        raise ValueError(f"encoder {encoder.pk} has {encoder.dimensions} dimensions")
+    if EncoderVersion.objects.filter(pk=encoder.pk, retired_at__isnull=False).exists():
+        raise ModelRefused(f"encoder {encoder.pk} was retired")
+    rows = _as_array(vectors)
+    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        cursor.adapters.register_dumper(_HalfVectors, _HalfVectorsDumper)
+        cursor.execute(
+            "INSERT INTO retrieval_embedding (collection_id, image_id, encoder_id, region, vector)"
+            " SELECT %s, image, %s, %s, vector"
+            " FROM unnest(%b::uuid[], %b::halfvec[]) AS rows (image, vector)"
+            " ON CONFLICT (collection_id, image_id, encoder_id, region)"
+            " DO UPDATE SET vector = excluded.vector",
+            [collection_id, encoder.pk, WHOLE_IMAGE, list(images), rows],
+        )
+
+
+class _HalfVectors(bytes):
+    """PostgreSQL's binary form of halfvec[]."""
+
+
+class _HalfVectorsDumper(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: _HalfVectors) -> bytes:
+        return obj
+
+
+def _as_array(vectors: np.ndarray) -> _HalfVectors:
+    count, dimensions = vectors.shape
+    rows = np.zeros(
+        count, [("bytes", ">i4"), ("dim", ">i2"), ("unused", ">i2"), ("v", ">f2", (dimensions,))]
+    )
+    rows["bytes"], rows["dim"], rows["v"] = 4 + 2 * dimensions, dimensions, vectors
+    return _HalfVectors(struct.pack("!iiIii", 1, 0, _halfvec_oid(), count, 1) + rows.tobytes())
+
+
+@cache
+def _halfvec_oid() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 'halfvec'::regtype::oid::bigint")
+        return int(cursor.fetchone()[0])
 
 
 def vectors_among(
@@ -209,6 +360,17 @@ def vectors_of(collection_id: int, *, encoder: EncoderVersion) -> dict[UUID, np.
     return {image_id: np.asarray(vector, dtype=np.float32) for image_id, vector in found}
 
 
+def sample_vectors(collection_id: int, count: int, *, encoder: EncoderVersion) -> np.ndarray:
+    """Some whole images' vectors, (at most count, dimensions) float32, inside `processing`."""
+    rows = Embedding.objects.filter(
+        collection_id=collection_id, encoder_id=encoder.pk, region=WHOLE_IMAGE
+    )
+    # Ids are random: those behind a random one are a sample, and the primary key finds them.
+    found = list(rows.filter(image_id__gte=uuid4()).order_by("image_id")[:count])
+    found += list(rows.order_by("image_id")[: count - len(found)])
+    return np.array([row.vector.to_numpy() for row in found], np.float32)
+
+
 def nearest(
     vector: np.ndarray,
     *,
@@ -218,45 +380,192 @@ def nearest(
     exact: bool = False,
     metric: Metric = Metric.COSINE,
     where: Filter = EVERYTHING,
+    route: "Route | None" = None,
 ) -> list[Neighbour]:
     """The `limit` images nearest to `vector`, nearest first, inside `access.acting_as`.
 
     `within`: ids of the permitted collections. Each image is there once, by its nearest region.
     Never fewer than `limit` where as many are permitted and pass `where`. `exact`: read every
-    such row, which is what the index is measured against.
+    such row, which is what the index is measured against. `route`: chosen here unless given, by
+    who compares them. Raises SearchTooSlow.
     """
     if not within or limit < 1:
         return []
-    rows = _rows(within, encoder, where)
-    exact = exact or metric is Metric.MANHATTAN
-    with connection.cursor() as cursor:
-        scans_all = _choose_path(cursor, rows, limit, exact=exact)
+    query = _Query(vector, encoder, metric, where)
+    with connection.cursor() as cursor, _deadline():
+        if exact or metric is Metric.MANHATTAN:
+            route = Route(Path.EXACT)
+        elif route is None:
+            route = _route(cursor, query, within)
         wanted = limit
         while True:
-            found = _scan(cursor, rows, vector=vector, encoder=encoder, metric=metric, limit=wanted)
+            found = _follow(cursor, route, query, within, wanted)
             images = _nearest_regions(found)
-            if len(images) >= limit or (scans_all and len(found) < wanted):
+            read_all = route.path is Path.EXACT and len(found) < wanted
+            if len(images) >= limit or read_all:
                 return images[:limit]
             if len(found) < wanted:
                 # The index gave up at its limit of rows looked at, with more behind the filter.
-                scans_all = _choose_path(cursor, rows, limit, exact=True)
+                route = Route(Path.EXACT)
             else:
                 wanted *= 4
 
 
-def _rows(within: Sequence[int], encoder: EncoderVersion, where: Filter) -> sql.Composed:
-    """FROM and WHERE of the permitted rows: the planner prunes by literals alone."""
-    collections = sql.SQL(", ").join(sql.Literal(int(c)) for c in sorted(within))
-    rows = sql.SQL(
-        "FROM retrieval_embedding e"
-        " WHERE e.collection_id IN ({collections}) AND e.encoder_id = {encoder}"
-    ).format(collections=collections, encoder=sql.Literal(encoder.pk))
-    if where == EVERYTHING:
-        return rows
-    return sql.SQL(
-        "{rows} AND EXISTS (SELECT FROM retrieval_image i WHERE i.id = e.image_id"
-        " AND i.collection_id IN ({collections}) AND {conditions})"
-    ).format(rows=rows, collections=collections, conditions=_conditions(where))
+class Path(StrEnum):
+    """How the permitted rows are searched. The choice depends on permitted rows alone."""
+
+    EXACT = "exact"
+    """Every row is read."""
+    INDEX = "index"
+    """The index of every permitted partition, each at its full depth."""
+    BROAD = "broad"
+    """Every permitted partition's index at a glance, then those that gave something in full."""
+
+
+@dataclass(frozen=True)
+class Route:
+    path: Path
+    ef_search: int = FULL_EF_SEARCH
+
+
+@dataclass(frozen=True)
+class _Query:
+    vector: np.ndarray
+    encoder: EncoderVersion
+    metric: Metric
+    where: Filter
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        if isinstance(error.__cause__, QueryCanceled):
+            raise SearchTooSlow("the nearest images were not found in time") from error
+        raise
+
+
+def _route(cursor: CursorWrapper, query: _Query, within: Sequence[int]) -> Route:
+    cursor.execute(
+        sql.SQL(
+            "SELECT count(*), coalesce(sum(rows), 0), max(ef_search) FROM retrieval_indexpart"
+            " WHERE collection_id IN ({collections}) AND encoder_id = {encoder} AND rows > 0"
+        ).format(collections=_literals(within), encoder=sql.Literal(query.encoder.pk))
+    )
+    partitions, rows, ef_search = cursor.fetchone()
+    if query.where != EVERYTHING and rows > EXACT_SCAN_ROWS:
+        cursor.execute(
+            sql.SQL(
+                "SELECT count(*) FROM (SELECT FROM retrieval_image i"
+                " WHERE i.collection_id IN ({collections}) AND {conditions} LIMIT {n}) AS passing"
+            ).format(
+                collections=_literals(within),
+                conditions=_conditions(query.where),
+                n=sql.Literal(EXACT_SCAN_ROWS + 1),
+            )
+        )
+        (rows,) = cursor.fetchone()
+    if rows <= EXACT_SCAN_ROWS:
+        return Route(Path.EXACT)
+    return Route(Path.INDEX if partitions <= FEW_PARTITIONS else Path.BROAD, ef_search)
+
+
+def ef_search_of(within: Sequence[int], encoder: EncoderVersion) -> int:
+    """What the sample of these collections' indexes showed to be enough."""
+    parts = IndexPart.objects.filter(collection_id__in=within, encoder=encoder)
+    return parts.aggregate(deepest=Max("ef_search"))["deepest"] or FULL_EF_SEARCH
+
+
+def _follow(
+    cursor: CursorWrapper, route: Route, query: _Query, within: Sequence[int], limit: int
+) -> list[Neighbour]:
+    """At most `limit` rows, nearest first. Fewer: there are no more on this route."""
+    # Twice the wanted rows keeps recall; the iterative scan goes on where a page of dead rows
+    # or a limit beyond ef_search would leave fewer than are there.
+    depth = min(max(route.ef_search, 2 * limit), MAX_EF_SEARCH)
+    if route.path is not Path.BROAD:
+        _prepare(cursor, depth)
+        return _scan(cursor, query, within, limit, exact=route.path is Path.EXACT)
+    glance = max(GLANCE_EF_SEARCH, FEW_PARTITIONS * depth // len(within))
+    _prepare(cursor, min(glance, depth), by_index_only=True)
+    found = _scan(cursor, query, within, limit)
+    # In order of their best row, and no more than what the answer has time for.
+    giving = list(dict.fromkeys(n.collection_id for n in found))[:FEW_PARTITIONS]
+    _prepare(cursor, depth, by_index_only=True)
+    deeper = _scan(cursor, query, giving, limit) if giving else []
+    rows = {(n.image_id, n.region): n for n in [*found, *deeper]}
+    return sorted(rows.values(), key=lambda n: n.distance)[:limit]
+
+
+def _prepare(cursor: CursorWrapper, ef_search: int, *, by_index_only: bool = False) -> None:
+    """Settings of this transaction's next scan."""
+    settings = {
+        "hnsw.ef_search": str(max(1, ef_search)),
+        "hnsw.iterative_scan": "strict_order",
+        "statement_timeout": f"{DEADLINE_S}s",
+        # It costs more than any of these scans.
+        "jit": "off",
+        # For a short glance the planner takes a sort of the whole partition to be as cheap.
+        "enable_seqscan": "off" if by_index_only else "on",
+        "enable_bitmapscan": "off" if by_index_only else "on",
+    }
+    cursor.execute(
+        sql.SQL("SELECT {}").format(
+            sql.SQL(", ").join(
+                sql.SQL("set_config({}, {}, true)").format(sql.Literal(k), sql.Literal(v))
+                for k, v in settings.items()
+            )
+        )
+    )
+
+
+def _scan(
+    cursor: CursorWrapper,
+    query: _Query,
+    within: Sequence[int],
+    limit: int,
+    *,
+    exact: bool = False,
+) -> list[Neighbour]:
+    """One scan of the permitted rows: the planner prunes by literals alone."""
+
+    def distance(operator: str) -> sql.Composed:
+        return sql.SQL("e.vector::halfvec({d}) {operator} {v}::halfvec({d})").format(
+            d=sql.Literal(query.encoder.dimensions),
+            operator=sql.SQL(operator),
+            v=sql.Literal(HalfVector(query.vector).to_text()),
+        )
+
+    rows = sql.SQL("e.collection_id IN ({collections}) AND e.encoder_id = {encoder}").format(
+        collections=_literals(within), encoder=sql.Literal(query.encoder.pk)
+    )
+    if query.where != EVERYTHING:
+        rows = sql.SQL(
+            "{rows} AND EXISTS (SELECT FROM retrieval_image i WHERE i.id = e.image_id"
+            " AND i.collection_id IN ({collections}) AND {conditions})"
+        ).format(rows=rows, collections=_literals(within), conditions=_conditions(query.where))
+    by_index = query.metric is not Metric.MANHATTAN
+    cursor.execute(
+        sql.SQL(
+            "SELECT image_id, collection_id, region, distance"
+            " FROM (SELECT e.image_id, e.collection_id, e.region, {distance} AS distance,"
+            " {rank} AS rank FROM retrieval_embedding e WHERE {rows}) AS permitted"
+            " ORDER BY {order} LIMIT {limit}"
+        ).format(
+            distance=distance(query.metric),
+            rank=distance(Metric.COSINE) if by_index else sql.SQL("NULL::float8"),
+            rows=rows,
+            # An expression that no index is ordered by.
+            order=sql.SQL("distance + 0" if exact else "rank"),
+            limit=sql.Literal(limit),
+        )
+    )
+    return [Neighbour(*row) for row in cursor.fetchall()]
+
+
+def _literals(within: Sequence[int]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Literal(int(c)) for c in sorted(within))
 
 
 def _conditions(where: Filter) -> sql.Composed:
@@ -275,56 +584,8 @@ def _conditions(where: Filter) -> sql.Composed:
     )
 
 
-def _scan(
-    cursor: CursorWrapper,
-    rows: sql.Composed,
-    *,
-    vector: np.ndarray,
-    encoder: EncoderVersion,
-    metric: Metric,
-    limit: int,
-) -> list[Neighbour]:
-    def distance(operator: str) -> sql.Composed:
-        return sql.SQL("e.vector::halfvec({d}) {operator} {v}::halfvec({d})").format(
-            d=sql.Literal(encoder.dimensions),
-            operator=sql.SQL(operator),
-            v=sql.Literal(HalfVector(vector).to_text()),
-        )
-
-    by = Metric.MANHATTAN if metric is Metric.MANHATTAN else Metric.COSINE
-    cursor.execute(
-        sql.SQL(
-            "SELECT e.image_id, e.collection_id, e.region, {distance} {rows}"
-            " ORDER BY {order} LIMIT {limit}"
-        ).format(distance=distance(metric), rows=rows, order=distance(by), limit=sql.Literal(limit))
-    )
-    return [Neighbour(*row) for row in cursor.fetchall()]
-
-
 def _nearest_regions(found: Sequence[Neighbour]) -> list[Neighbour]:
     first: dict[UUID, Neighbour] = {}
-    for neighbour in found:
+    for neighbour in sorted(found, key=lambda n: n.distance):
         first.setdefault(neighbour.image_id, neighbour)
     return list(first.values())
-
-
-def _choose_path(cursor: CursorWrapper, rows: sql.Composed, limit: int, *, exact: bool) -> bool:
-    """Plan this transaction's next scans, and return whether they read all permitted rows.
-
-    The choice depends on permitted rows alone.
-    """
-    cursor.execute(
-        sql.SQL("SELECT count(*) FROM (SELECT 1 {rows} LIMIT {n}) AS permitted").format(
-            rows=rows, n=sql.Literal(EXACT_SCAN_ROWS + 1)
-        )
-    )
-    (permitted,) = cursor.fetchone()
-    if exact or permitted <= EXACT_SCAN_ROWS:
-        cursor.execute("SET LOCAL enable_indexscan = off")
-        return True
-    cursor.execute("SET LOCAL enable_indexscan = on")
-    # Twice the wanted rows keeps recall; the iterative scan goes on where a page of dead rows
-    # or a limit beyond ef_search would leave fewer than are there.
-    cursor.execute(f"SET LOCAL hnsw.ef_search = {min(max(100, 2 * limit), MAX_EF_SEARCH)}")
-    cursor.execute("SET LOCAL hnsw.iterative_scan = strict_order")
-    return False

@@ -183,9 +183,10 @@ def encode(work: Work) -> None:
     pixels = decode(storage.read(image, Form.PREVIEW), limits=OWN_PICTURE).pixels
     vector = embed(encoder_of(live), pixels)
     with outbox.settling(work) as image:
+        index.hold_live(live)
         index.store(image, vector, encoder=live)
         outbox.settle(image, State.INDEXED)
-    for shadow in EncoderVersion.objects.filter(live=False):
+    for shadow in EncoderVersion.objects.filter(live=False, retired_at__isnull=True):
         try:
             vector = embed(encoder_of(shadow), pixels)
             with access.processing(image.collection_id):

@@ -14,7 +14,7 @@ from retrieval.models.budget import (
 )
 from retrieval.models.certificate import Certificate
 from retrieval.models.collection import Collection, PrivacyProfile
-from retrieval.models.embedding import Embedding, EncoderVersion
+from retrieval.models.embedding import Embedding, EncoderVersion, IndexPart
 from retrieval.models.grant import Grant, Purpose, Role
 from retrieval.models.image import Image, ImportBatch, State, Subject
 from retrieval.models.kept_query import KeptQuery
@@ -41,6 +41,7 @@ __all__ = [
     "Grant",
     "Image",
     "ImportBatch",
+    "IndexPart",
     "KeptQuery",
     "Kind",
     "Outcome",

@@ -23,6 +23,9 @@ class EncoderVersion(models.Model):
     delta = models.FloatField(null=True, blank=True)
     live = models.BooleanField(default=False)
     added_at = models.DateTimeField(auto_now_add=True)
+    retired_at = models.DateTimeField(
+        null=True, help_text="When its vectors were dropped; the row stays for the record."
+    )
 
     class Meta:
         constraints = [
@@ -60,3 +63,24 @@ class Embedding(models.Model):
 
     def __str__(self) -> str:
         return f"embedding of image {self.image_id}"
+
+
+class IndexPart(models.Model):
+    """How much one collection's partition holds of one encoder, and how well its index does.
+
+    Counted by triggers (migration 0016), so that no search has to count.
+    """
+
+    pk = models.CompositePrimaryKey("collection_id", "encoder_id")
+    collection = models.ForeignKey("retrieval.Collection", on_delete=models.CASCADE)
+    encoder = models.ForeignKey(EncoderVersion, on_delete=models.CASCADE)
+    rows = models.BigIntegerField(help_text="Vectors, of regions too.")
+    removed = models.BigIntegerField(
+        default=0, help_text="Deleted or replaced since the index was built."
+    )
+    ef_search = models.PositiveSmallIntegerField(default=100)
+    recall = models.FloatField(null=True, help_text="Recall@10 against an exact scan, on a sample.")
+    checked_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"index of collection {self.collection_id}, encoder {self.encoder_id}"

@@ -32,7 +32,7 @@ def test_the_list_tells_what_is_live_and_what_is_missing() -> None:
     first, second = run("list").splitlines()
 
     assert "\tlive\t" in first
-    assert "\t1 images to fill\t" in second
+    assert "\t0.0% covered\t" in second
 
 
 def test_filling_makes_each_missing_image_due_once() -> None:

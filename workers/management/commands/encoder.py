@@ -12,8 +12,8 @@ from workers.encode.registry import is_private_head, load
 
 class Command(BaseCommand):
     help = (
-        "Models: list them, import one from a folder, fill it in the shadow of the live one, and "
-        "switch to it. Needs the running appliance."
+        "Models: list them, import one from a folder, fill it in the shadow of the live one, "
+        "switch to it, and retire what is no longer used. Needs the running appliance."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -22,7 +22,7 @@ class Command(BaseCommand):
         importing = verbs.add_parser("import", help="an open_clip model's folder of safetensors")
         importing.add_argument("folder", type=Path)
         importing.add_argument("--name", required=True)
-        for verb in ("fill", "switch"):
+        for verb in ("fill", "switch", "retire"):
             verbs.add_parser(verb).add_argument("name")
 
     def handle(self, *, verb: str, **options: Any) -> None:
@@ -34,8 +34,10 @@ class Command(BaseCommand):
                 self.import_from(options["folder"], options["name"])
             elif verb == "fill":
                 self.fill(find_encoder(options["name"]))
-            else:
+            elif verb == "switch":
                 self.switch(find_encoder(options["name"]))
+            else:
+                self.retire(find_encoder(options["name"]))
         except CloisterError as error:
             raise CommandError(str(error)) from error
         except (OperationalError, InterfaceError) as error:
@@ -43,9 +45,9 @@ class Command(BaseCommand):
 
     def list(self) -> None:
         for version in EncoderVersion.objects.order_by("pk"):
-            state = (
-                "live" if version.live else f"{index.count_without_vector(version)} images to fill"
-            )
+            state = "live" if version.live else f"{index.coverage(version):.1%} covered"
+            if version.retired_at is not None:
+                state = "retired"
             self.stdout.write(f"{version.name}\t{version.dimensions}\t{state}\t{version.licence}")
 
     def import_from(self, folder: Path, name: str) -> None:
@@ -63,6 +65,7 @@ class Command(BaseCommand):
         self.stdout.write(f"encoder {version.pk} is registered; next: fill it, then switch to it")
 
     def fill(self, version: EncoderVersion) -> None:
+        index.require_in_use(version)
         due = 0
         for collection_id in Collection.objects.values_list("pk", flat=True):
             with access.processing(collection_id):
@@ -76,6 +79,10 @@ class Command(BaseCommand):
     def switch(self, version: EncoderVersion) -> None:
         index.switch(version)
         self.stdout.write(f"encoder {version.pk} answers queries now")
+
+    def retire(self, version: EncoderVersion) -> None:
+        index.retire(version)
+        self.stdout.write(f"encoder {version.pk} is retired; its row stays for the record")
 
 
 def find_encoder(name: str) -> EncoderVersion:
