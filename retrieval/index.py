@@ -368,7 +368,7 @@ def sample_vectors(collection_id: int, count: int, *, encoder: EncoderVersion) -
     # Ids are random: those behind a random one are a sample, and the primary key finds them.
     found = list(rows.filter(image_id__gte=uuid4()).order_by("image_id")[:count])
     found += list(rows.order_by("image_id")[: count - len(found)])
-    return np.array([row.vector.to_numpy() for row in found], np.float32)
+    return np.array([row.vector for row in found], np.float32)
 
 
 def nearest(

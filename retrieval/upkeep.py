@@ -63,12 +63,12 @@ def care() -> Cared:
 
 def _care_for(collection_id: int, encoder: EncoderVersion, cared: Cared) -> None:
     part = find_part(collection_id, encoder)
-    if part is None or part.rows < INDEXED_FROM_ROWS:
+    if part is None:
         return
     name = (collection_id, encoder.pk)
     if not has_index(collection_id, encoder):
         # What is still being filled is built in one go when it is switched to.
-        if not encoder.live:
+        if part.rows < INDEXED_FROM_ROWS or not encoder.live:
             return
         build_index(collection_id, encoder)
         cared.built.append(name)

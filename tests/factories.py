@@ -196,10 +196,10 @@ def make_images(
         Image.objects.bulk_create(images)
     if vectors is not None:
         encoder = index.live_encoder()
+        rows = np.asarray(vectors, np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         with database.role("worker"), access.processing(collection.pk):
-            for image, vector in zip(images, vectors, strict=True):
-                unit = np.asarray(vector, np.float32)
-                index.store(image, unit / np.linalg.norm(unit), encoder=encoder)
+            index.store_all(collection.pk, [i.pk for i in images], rows, encoder=encoder)
     return images
 
 

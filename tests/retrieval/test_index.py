@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Any
@@ -8,10 +9,10 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pgvector import HalfVector
 
-from retrieval import access, index
-from retrieval.errors import ModelRefused
-from retrieval.index import Filter, Metric
-from retrieval.models import Collection, Embedding, EncoderVersion, Image, Purpose
+from retrieval import access, index, upkeep
+from retrieval.errors import EncoderUnavailable, ModelRefused, NotDeidentified, SearchTooSlow
+from retrieval.index import Filter, Metric, Path, Route
+from retrieval.models import Collection, Embedding, EncoderVersion, Image, Purpose, State
 from tests import database
 from tests.factories import (
     grant,
@@ -41,6 +42,11 @@ def shadow(image: Image) -> Iterator[EncoderVersion]:
     second = make_encoder(name="shadow", dimensions=5)
     with database.role("worker"):
         yield second
+
+
+def build_index(collection: Collection) -> None:
+    with database.role("worker"):
+        upkeep.build_index(collection.pk, index.live_encoder())
 
 
 def fill(shadow: EncoderVersion, image: Image) -> None:
@@ -84,6 +90,7 @@ def test_beyond_the_exact_scan_the_hnsw_index_answers_with_every_row_asked_for(
     grant(reader, mine)
     angles = np.linspace(0, 1, 300)
     make_images(mine, [[np.cos(a), np.sin(a), 0] for a in angles])
+    build_index(mine)
 
     with (
         access.acting_as(reader, Purpose.TREATMENT),
@@ -103,24 +110,6 @@ def test_beyond_the_exact_scan_the_hnsw_index_answers_with_every_row_asked_for(
     assert len(found) == 250
     distances = [n.distance for n in found]
     assert distances == sorted(distances)
-
-
-def test_every_partition_has_an_index_for_every_encoder(
-    shadow: EncoderVersion, image: Image, var: object
-) -> None:
-    with database.role("web"):
-        later = make_collection()
-    with database.connect(var, "superuser") as superuser:  # type: ignore[arg-type]
-        rows = superuser.execute(
-            "SELECT indexname FROM pg_indexes WHERE indexdef LIKE '%USING hnsw%'"
-        ).fetchall()
-
-    encoders = EncoderVersion.objects.values_list("pk", flat=True)
-    assert {name for (name,) in rows} == {
-        f"retrieval_embedding_c{collection.pk}_e{encoder}"
-        for collection in (Collection.objects.get(pk=image.collection_id), later)
-        for encoder in encoders
-    }
 
 
 def search_as_reader(collection: Collection, vector: list[float], **options: Any) -> list[Image]:
@@ -155,6 +144,7 @@ def test_a_filter_is_inside_the_vector_query(
     mine = make_collection()
     make_images(mine, [[1, a / 100, 0] for a in range(40)])
     (far,) = make_images(mine, [[-1, 0, 0]], **fields)
+    build_index(mine)
 
     assert search_as_reader(mine, [1, 0, 0], limit=5, where=where) == [far]
 
@@ -179,6 +169,7 @@ def test_a_filter_that_leaves_less_than_the_index_looks_at_still_fills_the_answe
     mine = make_collection()
     make_images(mine, [[1, a / 1000, 0] for a in range(400)])
     far = make_images(mine, [[-1, a / 10, 0] for a in range(12)], modality="CT")
+    build_index(mine)
     reader = make_user()
     grant(reader, mine)
 
@@ -238,3 +229,173 @@ def test_every_metric_says_its_own_distance(live: EncoderVersion, metric: Metric
         Metric.MANHATTAN: 1.2,
     }
     assert found.distance == pytest.approx(expected[metric], abs=1e-3)
+
+
+ROUTES = {
+    "exact": Route(Path.EXACT),
+    "index": Route(Path.INDEX),
+    "broad": Route(Path.BROAD),
+    "chosen": None,
+}
+
+
+@pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
+@pytest.mark.parametrize(
+    "where", [Filter(), Filter(media_types=("image/png",))], ids=["all", "png"]
+)
+def test_no_plan_touches_a_partition_that_is_not_permitted(
+    live: EncoderVersion, route: Route | None, where: Filter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "EXACT_SCAN_ROWS", 10)
+    reader, foreign = make_user(), make_collection()
+    permitted = [make_collection() for _ in range(3)]
+    for number, collection in enumerate([foreign, *permitted]):
+        make_images(collection, [[1, number, a / 100] for a in range(20)])
+        build_index(collection)
+    for collection in permitted:
+        grant(reader, collection)
+
+    with (
+        access.acting_as(reader, Purpose.TREATMENT),
+        CaptureQueriesContext(connection) as captured,
+        connection.cursor() as cursor,
+    ):
+        found = index.nearest(
+            np.array([1, 0, 0], np.float32),
+            within=[c.pk for c in permitted],
+            encoder=live,
+            limit=30,
+            route=route,
+            where=where,
+        )
+        plans = []
+        for query in [q["sql"] for q in captured if "<=>" in q["sql"]]:
+            cursor.execute(f"EXPLAIN {query}")
+            plans.append(" ".join(row[0] for row in cursor.fetchall()))
+
+    assert len(found) == 30
+    assert plans
+    for plan in plans:
+        assert f"retrieval_embedding_c{foreign.pk}" not in plan
+        assert f"retrieval_embedding_c{permitted[0].pk}" in plan
+
+
+@pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
+def test_many_partitions_answer_as_an_exact_scan_does(
+    live: EncoderVersion, route: Route | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "EXACT_SCAN_ROWS", 10)
+    monkeypatch.setattr(index, "FEW_PARTITIONS", 2)
+    reader, rng = make_user(), np.random.default_rng(0)
+    permitted = [make_collection() for _ in range(5)]
+    for collection in permitted:
+        grant(reader, collection)
+        make_images(collection, rng.normal(size=(60, 3)).tolist())
+        build_index(collection)
+
+    with access.acting_as(reader, Purpose.TREATMENT):
+        found, exact = (
+            [
+                n.image_id
+                for n in index.nearest(
+                    np.array([1, 0, 0], np.float32),
+                    within=[c.pk for c in permitted],
+                    encoder=live,
+                    limit=20,
+                    exact=exactly,
+                    route=None if exactly else route,
+                )
+            ]
+            for exactly in (False, True)
+        )
+
+    assert found[:10] == exact[:10]
+    assert len(found) == 20
+
+
+def test_a_search_that_takes_too_long_is_ended(
+    live: EncoderVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "DEADLINE_S", 0.001)
+    mine = make_collection()
+    make_images(mine, np.random.default_rng(0).normal(size=(3000, 3)).tolist())
+
+    with pytest.raises(SearchTooSlow):
+        search_as_reader(mine, [1, 0, 0], limit=500, exact=True)
+
+
+def test_vectors_of_an_image_that_was_not_de_identified_are_refused_in_bulk(
+    live: EncoderVersion,
+) -> None:
+    mine = make_collection()
+    ready, raw = make_image(mine), make_image(mine, state=State.REVIEW)
+
+    with (
+        database.role("worker"),
+        access.processing(mine.pk),
+        pytest.raises(NotDeidentified),
+    ):
+        index.store_all(mine.pk, [ready.pk, raw.pk], np.eye(3, dtype=np.float32)[:2], encoder=live)
+
+
+def test_a_retired_encoder_leaves_its_row_and_nothing_else(
+    shadow: EncoderVersion, image: Image
+) -> None:
+    fill(shadow, image)
+
+    index.retire(shadow)
+
+    assert EncoderVersion.objects.get(pk=shadow.pk).retired_at is not None
+    with access.processing(image.collection_id):
+        kept = Embedding.objects.values_list("encoder__name", flat=True)
+        assert list(kept) == ["live"]
+    with pytest.raises(ModelRefused, match="retired"):
+        fill(shadow, image)
+    with pytest.raises(ModelRefused, match="retired"):
+        index.switch(shadow)
+
+
+def test_the_live_encoder_is_not_retired(shadow: EncoderVersion) -> None:
+    with pytest.raises(ModelRefused, match="switch"):
+        index.retire(index.live_encoder())
+
+
+def test_an_image_that_is_just_being_indexed_holds_a_switch_back_until_it_is_counted(
+    shadow: EncoderVersion, image: Image
+) -> None:
+    """It would be found by the old encoder alone, and by nobody after the switch."""
+    fill(shadow, image)
+    live = index.live_encoder()
+    switched: list[str] = []
+
+    def switch() -> None:
+        try:
+            index.switch(shadow)
+            switched.append("switched")
+        except ModelRefused:
+            switched.append("refused")
+        finally:
+            connection.close()
+
+    other = threading.Thread(target=switch)
+    with access.processing(image.collection_id):
+        index.hold_live(live)
+        other.start()
+        other.join(timeout=0.5)
+        assert switched == []
+        Embedding.objects.filter(encoder_id=shadow.pk, image_id=image.pk).delete()
+    other.join(timeout=10)
+
+    assert switched == ["refused"]
+    assert index.live_encoder() == live
+
+
+def test_an_image_encoded_for_an_encoder_that_is_no_longer_live_is_not_indexed_by_it(
+    shadow: EncoderVersion, image: Image
+) -> None:
+    before = index.live_encoder()
+    fill(shadow, image)
+    index.switch(shadow)
+
+    with access.processing(image.collection_id), pytest.raises(EncoderUnavailable):
+        index.hold_live(before)

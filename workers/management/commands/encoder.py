@@ -3,8 +3,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import InterfaceError, OperationalError
+from rich.console import Console
 
-from retrieval import access, audit, index, outbox
+from retrieval import access, audit, index, outbox, upkeep
 from retrieval.errors import CloisterError, ModelRefused
 from retrieval.models import Collection, EncoderVersion, Kind, Stage, Work
 from workers.encode.registry import is_private_head, load
@@ -77,6 +78,12 @@ class Command(BaseCommand):
         self.stdout.write(f"{due} images to encode")
 
     def switch(self, version: EncoderVersion) -> None:
+        index.require_in_use(version)
+        with Console(stderr=True).status("building its indexes") as status:
+            upkeep.build_missing(
+                version,
+                lambda done, rows: status.update(f"building its indexes: {done} of {rows} rows"),
+            )
         index.switch(version)
         self.stdout.write(f"encoder {version.pk} answers queries now")
 
