@@ -1,6 +1,6 @@
 """The care of the index: built after a load, rebuilt after deletions, checked against exact scans.
 
-As a worker's role: what is built is decided by functions of the database's owner (migration 0016),
+As a worker's role: what is built is decided by functions of the database's owner (migration 0019),
 and a rebuild beside running searches needs MAINTAIN on the partition and nothing else.
 """
 

@@ -68,7 +68,7 @@ class Embedding(models.Model):
 class IndexPart(models.Model):
     """How much one collection's partition holds of one encoder, and how well its index does.
 
-    Counted by triggers (migration 0016), so that no search has to count.
+    Counted by triggers (migration 0019), so that no search has to count.
     """
 
     pk = models.CompositePrimaryKey("collection_id", "encoder_id")

@@ -168,7 +168,7 @@ ALTER ROLE cloister_web SET client_connection_check_interval = '1s';
 
 
 class Migration(migrations.Migration):
-    dependencies = [("retrieval", "0015_studies_and_duplicates")]
+    dependencies = [("retrieval", "0018_sign_in")]
 
     operations = [
         migrations.AddField(
