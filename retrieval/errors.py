@@ -96,10 +96,6 @@ class EncoderUnavailable(CloisterError):
     """No worker answered with an embedding in time. Transient."""
 
 
-class SearchTooSlow(CloisterError):
-    """The database did not find the nearest rows in time. Transient: a narrower search helps."""
-
-
 class AuditUnavailable(CloisterError):
     """The event could not be recorded, so no answer may be given. Transient."""
 
@@ -158,3 +154,7 @@ class RunVoid(CloisterError):
 
 class ServicesUnavailable(CloisterError):
     """The database or broker cannot be started or reached. Transient once the cause is gone."""
+
+
+class SearchTooSlow(ServicesUnavailable):
+    """The database did not find the nearest rows in time. Transient: a narrower search helps."""
