@@ -37,6 +37,13 @@ def test_a_face_is_covered_before_its_first_and_after_its_last_sighting() -> Non
     assert [bool(frame) for frame in covers] == [number in range(1, 10) for number in range(12)]
 
 
+def test_a_face_is_held_for_a_stride_though_a_nearer_look_finds_none() -> None:
+    """Between its looks a detector may lose it for a moment, however close they are."""
+    covers = tracked({0: [], 5: [], 6: [at(50)], 7: [], 10: []}, 14)
+
+    assert [n for n in range(14) if covers[n]] == list(range(2, 11))
+
+
 def test_two_faces_are_not_joined_into_one() -> None:
     covers = tracked({0: [at(0), at(200)], 5: [at(5), at(205)]}, 6)
 

@@ -1,4 +1,5 @@
-"""De-identify a whole video: look at every fifth frame and the last, cover all, look again."""
+"""De-identify a whole video: look at every fifth frame, the last, and whatever shows something new
+in between; cover all, look again."""
 
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Literal
 
 from retrieval.errors import Reason, Rejected
 from workers.decode import footage
+from workers.deidentify.change import Cells, cells_of, shows_more
 from workers.deidentify.faces import Pixels
 from workers.deidentify.frame_time import TIME
 from workers.deidentify.verdict import (
@@ -44,20 +46,14 @@ def deidentify_film(content: bytes, profile: Profile, detectors: Detectors) -> F
     """Cover what `profile` wants covered in every frame. Raises Rejected as `footage` does."""
     survey = footage.survey(content)
     height, width = survey.height, survey.width
-    looks: dict[int, Boxes] = {}
-    count, last = 0, None
     try:
-        for count, (_, pixels) in enumerate(_frames(content), 1):
-            if (count - 1) % STRIDE == 0:
-                looks[count - 1] = boxes_to_cover(pixels, profile, detectors)
-            last = pixels
-        if last is not None and count - 1 not in looks:
-            # What comes after the last fifth frame would be seen by no look.
-            looks[count - 1] = boxes_to_cover(last, profile, detectors)
+        looks = _look(content, profile, detectors)
     except Rejected:
         raise
     except Exception:  # noqa: BLE001 - whatever a detector raises, nothing un-redacted may leave
         return Film(b"", Boxes(), height, width, "review", Reason.DETECTOR_FAILED)
+    # The last frame is always looked at.
+    count = max(looks, default=-1) + 1
     faces = tracked({number: list(boxes.faces) for number, boxes in looks.items()}, count)
     covers = [
         Boxes(faces=tuple(faces[number])) + _writing(looks, number) for number in range(count)
@@ -69,15 +65,52 @@ def deidentify_film(content: bytes, profile: Profile, detectors: Detectors) -> F
     return Film(written, seen, height, width, "released")
 
 
+def _look(content: bytes, profile: Profile, detectors: Detectors) -> dict[int, Boxes]:
+    """Return what shows in each frame that was looked at, by its number. Raises what a look does.
+
+    Between two looks one frame in five apart nobody would see what comes and goes at once. So each
+    frame between them is compared with both, and looked at where it is like neither.
+    """
+    looks: dict[int, Boxes] = {}
+    looked_at: dict[int, Cells] = {}
+    between: dict[int, Pixels] = {}
+
+    def look(number: int, pixels: Pixels) -> None:
+        looks[number] = boxes_to_cover(pixels, profile, detectors)
+        looked_at[number] = cells_of(pixels)
+
+    def close(number: int, pixels: Pixels) -> None:
+        look(number, pixels)
+        for earlier, skipped in between.items():
+            near = [seen for at, seen in looked_at.items() if abs(at - earlier) < STRIDE]
+            if shows_more(cells_of(skipped), near):
+                look(earlier, skipped)
+        between.clear()
+        for gone in [at for at in looked_at if at < number]:
+            del looked_at[gone]
+
+    last: tuple[int, Pixels] | None = None
+    for number, (_, pixels) in enumerate(_frames(content)):
+        last = (number, pixels)
+        if number % STRIDE == 0:
+            close(number, pixels)
+        else:
+            between[number] = pixels
+    if last is not None and last[0] not in looks:
+        # What comes after the last fifth frame would be seen by no look.
+        del between[last[0]]
+        close(*last)
+    return looks
+
+
 def _frames(content: bytes) -> Iterator[tuple[float, Pixels]]:
     for stretch in footage.all_frames(content):
         yield from zip(stretch.times_s, stretch.frames, strict=True)
 
 
 def _writing(looks: dict[int, Boxes], number: int) -> Boxes:
-    """Writing and codes found in the look before and after a frame: each is held that long."""
-    before = number - number % STRIDE
-    near = [looks[at] for at in sorted({before, min(before + STRIDE, max(looks))})]
+    """Writing and codes found in the looks around a frame: each is held for a look's stride."""
+    near = [boxes for at, boxes in looks.items() if abs(at - number) < STRIDE]
     return Boxes(
         text=tuple(mark for boxes in near for mark in boxes.text),
         codes=tuple(mark for boxes in near for mark in boxes.codes),

@@ -12,8 +12,8 @@ STRIDE = 5
 # side, and neither side is more than twice the other's.
 _REACH = 1.5
 _GROWTH = 2.0
-# How often a detector may lose a face in a row before it counts as gone.
-_MAX_LOST = 2
+# For so many frames a detector may lose a face before it counts as gone: for two looks in a row.
+_MAX_LOST_FRAMES = 3 * STRIDE
 
 
 def tracked(found: Mapping[int, list[Face]], count: int) -> list[list[Face]]:
@@ -22,17 +22,17 @@ def tracked(found: Mapping[int, list[Face]], count: int) -> list[list[Face]]:
     found: frame number to faces. Between two sightings of one face, every frame is covered by the
     smallest box around both: wherever it was on the way, it is inside. A face seen before the
     first or after the last sighting may have come or gone in between, so each is held until the
-    next frame that was looked at.
+    next frame that was looked at, and for a stride at least.
     """
     looked = sorted(found)
     covers: list[list[Face]] = [[] for _ in range(count)]
     for at, number in enumerate(looked):
-        before = looked[at - 1] + 1 if at > 0 else 0
-        after = looked[at + 1] if at + 1 < len(looked) else count
+        before = min(looked[at - 1], number - STRIDE) + 1 if at > 0 else 0
+        after = max(looked[at + 1], number + STRIDE) if at + 1 < len(looked) else count
         for face in found[number]:
-            for frame in range(before, after):
+            for frame in range(max(0, before), min(after, count)):
                 covers[frame].append(face)
-            for later in looked[at + 1 : at + 2 + _MAX_LOST]:
+            for later in (n for n in looked[at + 1 :] if n <= number + _MAX_LOST_FRAMES):
                 if following := [other for other in found[later] if _is_same(face, other)]:
                     for frame in range(number + 1, later):
                         covers[frame] += [_around_both(face, other) for other in following]
