@@ -1,15 +1,75 @@
 import re
 from typing import Any
+from uuid import UUID
 
 from django import forms
 from django.contrib.auth.forms import PasswordChangeForm
 from django.http import QueryDict
 
 from retrieval.break_glass import LEAST_REASON_CHARS, MAX_REASON_CHARS
+from retrieval.index import Filter
 from retrieval.models import BoxKind, Collection, Purpose, RemovalReason
+from retrieval.models.image import Region
+from retrieval.query import Group, Part, Query
 from retrieval.review import Drawn
 
 MAX_WORDS = 500
+VARIETY = 0.5
+DAYS = ("taken_from", "taken_until", "received_from", "received_until")
+NARROWING = (*DAYS, "media_type", "modality", "tags", "variety", "group")
+GROUPS = [("", "(all)"), *((group.value, group.value) for group in Group)]
+MEDIA_TYPES = [
+    ("", "(any)"),
+    ("application/dicom", "DICOM"),
+    *((name, name.partition("/")[2].upper()) for name in ("image/jpeg", "image/png")),
+    *((name, name.partition("/")[2].upper()) for name in ("image/tiff", "image/heif")),
+    *((name, f"Video ({name.partition('/')[2]})") for name in ("video/mp4", "video/webm")),
+]
+
+
+class RegionField(forms.CharField):
+    """A rectangle as "left, top, width, height" in pixels of the upright image, or None."""
+
+    def __init__(self, **options: Any) -> None:
+        hint = {"placeholder": "left, top, width, height", "inputmode": "numeric"}
+        widget = forms.TextInput(attrs=hint | {"autocomplete": "off"})
+        super().__init__(required=False, max_length=60, widget=widget, **options)
+
+    def clean(self, value: Any) -> Region | None:
+        text = super().clean(value)
+        if not text:
+            return None
+        try:
+            return Region(*(whole_number(side.strip()) for side in text.split(",")))
+        except (TypeError, ValueError) as error:
+            message = "A part of an image is four numbers of pixels: left, top, width, height."
+            raise forms.ValidationError(message) from error
+
+
+class UUIDsField(forms.Field):
+    """Ids of stored images, each in a field of its own of one name."""
+
+    widget = forms.MultipleHiddenInput
+
+    def __init__(self) -> None:
+        super().__init__(required=False)
+
+    def clean(self, value: Any) -> tuple[UUID, ...]:
+        try:
+            return tuple(dict.fromkeys(UUID(each) for each in value or ()))
+        except ValueError as error:
+            raise forms.ValidationError("There is no such image.") from error
+
+
+class DayField(forms.DateField):
+    def __init__(self, **options: Any) -> None:
+        widget = forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
+        super().__init__(required=False, input_formats=["%Y-%m-%d"], widget=widget, **options)
+
+
+def read_tags(text: str) -> tuple[str, ...]:
+    """From words with commas between them."""
+    return tuple(dict.fromkeys(tag for each in text.split(",") if (tag := each.strip())))
 
 
 class SearchForm(forms.Form):
@@ -42,7 +102,22 @@ class SearchForm(forms.Form):
         max_length=255,
         widget=forms.FileInput(attrs={"accept": "image/*,.dcm"}),
     )
-    like = forms.UUIDField(required=False, widget=forms.HiddenInput)
+    region = RegionField(label="Only this part of it")
+    like = forms.UUIDField(required=False)
+    like_region = RegionField()
+    copies = forms.UUIDField(required=False)
+    liked = UUIDsField()
+    disliked = UUIDsField()
+    subject = forms.IntegerField(required=False, min_value=1)
+    taken_from = DayField(label="Taken from")
+    taken_until = DayField(label="Taken until")
+    received_from = DayField(label="Received from")
+    received_until = DayField(label="Received until")
+    media_type = forms.ChoiceField(label="Kind of file", required=False, choices=MEDIA_TYPES)
+    modality = forms.CharField(label="Modality", required=False, max_length=16)
+    tags = forms.CharField(label="Tags", required=False, max_length=MAX_WORDS)
+    variety = forms.BooleanField(label="More variety", required=False)
+    group = forms.ChoiceField(label="One image for each", required=False, choices=GROUPS)
     collections = forms.TypedMultipleChoiceField(
         label="Collections", required=False, coerce=int, widget=forms.CheckboxSelectMultiple
     )
@@ -56,10 +131,47 @@ class SearchForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         cleaned = self.cleaned_data
-        wanted = (cleaned.get("words"), cleaned.get("image"), cleaned.get("like"))
+        wanted = [cleaned.get(name) for name in ("words", "image", "like", "liked", "copies")]
         if not self.errors and not any(wanted):
             raise forms.ValidationError("Type some words or add an example image.")
+        if cleaned.get("region") and not cleaned.get("image"):
+            raise forms.ValidationError("A part of an example needs the example image.")
         return cleaned
+
+    def query(self) -> Query:
+        """What a valid form asks for. Raises ValueError where there is too much of something."""
+        asked = self.cleaned_data
+        parts = []
+        if asked["image"]:
+            parts.append(Part(image=asked["image"].read(), region=asked["region"]))
+        if asked["like"]:
+            parts.append(Part(like=asked["like"], region=asked["like_region"]))
+        where = Filter(
+            **{name: asked[name] for name in DAYS},
+            media_types=(asked["media_type"],) if asked["media_type"] else (),
+            modalities=(asked["modality"].upper(),) if asked["modality"] else (),
+            tags=read_tags(asked["tags"]),
+            subjects=(asked["subject"],) if asked["subject"] else (),
+        )
+        return Query(
+            words=asked["words"],
+            without=asked["without"],
+            parts=tuple(parts),
+            liked=asked["liked"],
+            disliked=asked["disliked"],
+            where=where,
+            diversity=VARIETY if asked["variety"] else 0.0,
+            group=Group(asked["group"]) if asked["group"] else None,
+            collections=asked["collections"] or None,
+        )
+
+    def narrowing(self) -> list[forms.BoundField]:
+        """The fields that are folded away."""
+        return [self[name] for name in NARROWING]
+
+    def narrows(self) -> bool:
+        """Whether the part of the form that is folded away says something."""
+        return self.is_bound and any(self.data.get(name) for name in NARROWING)
 
 
 class PurposeForm(forms.Form):

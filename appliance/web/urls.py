@@ -15,6 +15,7 @@ urlpatterns = [
     path("", search.search_page, name="search"),
     path("images/<uuid:image_id>/", image.image_page, name="image"),
     path("images/<uuid:image_id>/preview", image.preview, name="preview"),
+    path("images/<uuid:image_id>/tags", image.change_tags, name="image_tags"),
     path("images/<uuid:image_id>/thumbnail", image.thumbnail, name="thumbnail"),
     path("images/<uuid:image_id>/original", image.original, name="original"),
     path("collections/", collections.page, name="collections"),

@@ -10,6 +10,7 @@ class Kind(models.TextChoices):
     SEARCH_EVALUATED = "search.evaluated", "Search evaluated"
     IMAGE_VIEWED = "image.viewed", "Image viewed"
     IMAGE_DENIED = "image.denied", "Image denied"
+    IMAGE_TAGGED = "image.tagged", "Image tagged"
     IMAGES_LISTED = "images.listed", "Images listed"
     IMPORT_STARTED = "import.started", "Import started"
     IMPORT_DENIED = "import.denied", "Import denied"

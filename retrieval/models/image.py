@@ -62,6 +62,9 @@ class Region:
         if min(self.x, self.y) < 0 or min(self.w, self.h) < 1:
             raise ValueError("a region is x, y ≥ 0 and w, h ≥ 1, in pixels")
 
+    def __str__(self) -> str:
+        return f"{self.x},{self.y},{self.w},{self.h}"
+
     @classmethod
     def parse(cls, text: str) -> "Region":
         """From "x,y,w,h". Raises ValueError."""

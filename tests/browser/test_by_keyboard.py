@@ -1,10 +1,11 @@
-"""What staff do all day, without a mouse."""
+"""What staff do all day, without a mouse but for drawing."""
 
 import base64
+import re
 from pathlib import Path
 
 from django_otp.oath import totp
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests import database
 from tests.browser.conftest import ONE_TIME_PASSWORD, picture
@@ -98,6 +99,43 @@ def test_an_image_is_the_question_and_its_neighbours_the_answer(page: Page, addr
     expect(page.get_by_role("dialog")).to_be_hidden()
     expect(hits.first).to_contain_text("rocket.jpg")
     expect(hits.first).to_contain_text("1.000")
+
+
+def test_a_part_of_a_picture_is_drawn_and_asked_for(page: Page, address: str) -> None:
+    sign_in(page, address, "reader", OWN_PASSWORD)
+    page.get_by_label("By example").set_input_files(picture("rocket.jpg"))
+    page.get_by_role("button", name="Draw a part").click()
+    drag_over(page, page.get_by_alt_text("Your example"))
+    page.keyboard.press("Escape")
+    # Of rocket.jpg's 640 × 427 pixels, the middle half.
+    expect(page.get_by_label("Only this part of it")).to_have_value(
+        re.compile(r"^1(59|6\d), 10\d, ")
+    )
+    page.get_by_role("button", name="Search").press("Enter")
+    hits = page.locator("#grid .hit")
+    expect(hits.first).to_contain_text("rocket.jpg")
+
+    hits.first.click()
+    preview = page.get_by_alt_text("De-identified preview")
+    expect(preview).to_be_visible()
+    drag_over(page, preview)
+    expect(page.get_by_label("or like this part")).to_have_value(re.compile(r"^1(59|6\d), 10\d, "))
+    page.get_by_role("button", name="More like this").click()
+    expect(page.get_by_label("Part of that image")).to_be_visible()
+
+    page.get_by_label("less").last.check()
+    page.get_by_role("button", name="Look again").click()
+    expect(page.get_by_label("less").last).to_be_checked()
+    page.get_by_text("Narrow down").click()
+
+
+def drag_over(page: Page, place: Locator) -> None:
+    """From a quarter of the way to three quarters."""
+    box = place.bounding_box()
+    assert box is not None
+    for share, act in ((0.25, page.mouse.down), (0.75, page.mouse.up)):
+        page.mouse.move(box["x"] + share * box["width"], box["y"] + share * box["height"], steps=3)
+        act()
 
 
 def test_every_page_of_the_administration_works_under_its_policy(page: Page, address: str) -> None:

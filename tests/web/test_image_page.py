@@ -197,3 +197,36 @@ def test_a_frames_page_says_when_it_is_in_its_video(
     assert "0:12–0:18" in browser.get(reverse("image", args=[frame.pk])).content.decode()
     assert "0:12–0:18" in browser.post("/", {"words": "anything"}).content.decode()
     assert browser.get(reverse("image", args=[video.pk])).status_code == 404
+
+
+def test_a_curator_tags_an_image_and_the_log_says_how_many_never_which(
+    browser: Client, image: Image, reader: User, log: Log
+) -> None:
+    grant(reader, image.collection, Role.CURATOR)
+
+    answer = browser.post(
+        reverse("image_tags", args=[image.pk]), {"tags": "left knee, follow-up,, left knee"}
+    )
+
+    assert answer.status_code == 302
+    assert "left knee, follow-up" in browser.get(answer.headers["Location"]).content.decode()
+    assert log(Kind.IMAGE_TAGGED) == [{"image": str(image.pk), "tags": 2}]
+
+
+def test_who_may_only_search_tags_nothing(browser: Client, image: Image, log: Log) -> None:
+    answer = browser.post(reverse("image_tags", args=[image.pk]), {"tags": "mine"})
+
+    assert answer.status_code == 404
+    assert "Keep tags" not in browser.get(reverse("image", args=[image.pk])).content.decode()
+    assert len(log(Kind.IMAGE_DENIED)) == 1
+
+
+@pytest.mark.parametrize("tags", ["x" * 65, ",".join(map(str, range(33)))])
+def test_tags_out_of_bounds_are_refused(
+    browser: Client, image: Image, reader: User, tags: str
+) -> None:
+    grant(reader, image.collection, Role.CURATOR)
+
+    answer = browser.post(reverse("image_tags", args=[image.pk]), {"tags": tags})
+
+    assert answer.status_code == 400

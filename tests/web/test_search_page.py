@@ -1,5 +1,6 @@
 import logging
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from appliance.web.views import search as search_views
 from retrieval import queue
 from retrieval import search as domain
 from retrieval.errors import EncoderUnavailable, NeedsReview, Reason, Rejected
+from retrieval.index import Filter
 from retrieval.models import Collection, Kind, Role, User
-from retrieval.query import Query
+from retrieval.models.image import Region
+from retrieval.query import Group, Part, Query
 from retrieval.search import Answer
 from tests.factories import grant, make_collection, make_image, make_user
 from tests.web.conftest import Blocked, Log, Superuser, jpeg, signed_in
@@ -137,7 +140,7 @@ def test_a_query_image_lies_in_a_file_without_a_name(
     original = domain.search
 
     def search(query: Query, **context: Any) -> Answer:
-        arrived.append(query.image)
+        arrived.append(query.parts[0].image)
         names_meanwhile.extend(settings.FILE_UPLOAD_TEMP_DIR.iterdir())
         return original(query, **context)
 
@@ -208,3 +211,116 @@ def test_a_part_of_a_page_asked_for_after_the_session_ended_sends_to_the_sign_in
     answer = client.get(reverse("sign_in"), headers={"HX-Request": "true"})
 
     assert answer.headers["HX-Redirect"] == reverse("sign_in")
+
+
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Query]:
+    """The queries the page asks, in place of answers."""
+    queries: list[Query] = []
+
+    def search(query: Query, **_: Any) -> Answer:
+        queries.append(query)
+        return Answer([], 1)
+
+    monkeypatch.setattr(search_views, "search", search)
+    return queries
+
+
+def test_a_part_of_an_example_is_given_by_numbers(
+    browser: Client, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = asked(monkeypatch)
+
+    browser.post(
+        "/", {"image": SimpleUploadedFile("a.jpg", jpeg(), "image/jpeg"), "region": "1, 2,30 ,40"}
+    )
+
+    assert queries[0].parts == (Part(image=jpeg(), region=Region(1, 2, 30, 40)),)
+
+
+@pytest.mark.parametrize("region", ["1,2,3", "a,b,c,d", "0,0,0,9", "-1,0,9,9"])
+def test_what_is_no_part_of_an_image_is_refused_in_one_sentence(
+    browser: Client, collection: Collection, region: str
+) -> None:
+    stored = make_image(collection, [1.0, 0.0, 0.0])
+
+    answer = browser.post("/", {"like": str(stored.pk), "like_region": region})
+
+    assert answer.status_code == 400
+    assert "four numbers of pixels" in answer.content.decode()
+
+
+def test_what_narrows_a_search_reaches_the_query(
+    browser: Client, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = asked(monkeypatch)
+
+    browser.post(
+        "/",
+        {
+            "words": WORDS,
+            "taken_from": "2020-01-31",
+            "media_type": "application/dicom",
+            "modality": "ct",
+            "tags": "left knee, follow-up,",
+            "subject": "7",
+            "variety": "on",
+            "group": "subject",
+        },
+    )
+
+    (query,) = queries
+    assert query.where == Filter(
+        taken_from=date(2020, 1, 31),
+        media_types=("application/dicom",),
+        modalities=("CT",),
+        tags=("left knee", "follow-up"),
+        subjects=(7,),
+    )
+    assert query.diversity > 0
+    assert query.group is Group.SUBJECT
+
+
+def test_judged_results_stay_judged_on_the_next_page(
+    browser: Client, collection: Collection
+) -> None:
+    liked = make_image(collection, [1.0, 0.0, 0.0])
+    hidden_by_the_filter = make_image(collection, [0.0, 1.0, 0.0])
+
+    page = browser.post(
+        "/",
+        {
+            "words": WORDS,
+            "liked": [str(liked.pk)],
+            "disliked": [str(hidden_by_the_filter.pk)],
+            "received_until": "2000-01-01",
+        },
+    ).content.decode()
+
+    for name, image in (("liked", liked), ("disliked", hidden_by_the_filter)):
+        assert f'name="{name}" value="{image.pk}" checked' in page
+    assert "what you narrowed it down to" in page
+
+
+def test_a_foreign_image_is_judged_by_nobody(browser: Client, collection: Collection) -> None:
+    sealed = make_image(make_collection("sealed"), [1.0, 0.0, 0.0])
+    missing = "00000000-0000-0000-0000-000000000001"
+
+    answers = [
+        browser.post("/", {"words": WORDS, "liked": [image_id]})
+        for image_id in (sealed.pk, missing)
+    ]
+
+    assert {answer.status_code for answer in answers} == {403}
+    pages = {re.sub(r'value="[^"]*"|nonce|token', "", a.content.decode()) for a in answers}
+    assert len(pages) == 1
+
+
+def test_copies_of_an_image_are_shown(browser: Client, collection: Collection) -> None:
+    image = make_image(collection, [1.0, 0.0, 0.0])
+    copy = make_image(collection, [1.0, 0.01, 0.0])
+    other = make_image(collection, [0.0, 1.0, 0.0])
+
+    page = browser.post("/", {"copies": str(image.pk)}).content.decode()
+
+    assert str(copy.pk) in page
+    assert str(other.pk) not in page

@@ -2,16 +2,19 @@
 
 from uuid import UUID
 
+from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from appliance.web import ticket
+from appliance.web.forms import read_tags
 from appliance.web.purpose import actor_of, of_session
-from retrieval import access, look
+from retrieval import access, look, tags
 from retrieval.errors import AccessDenied, Rejected
 from retrieval.models import Purpose, State
+from retrieval.models.grant import Capability
 from retrieval.storage import Form
 
 
@@ -26,9 +29,26 @@ def image_page(request: HttpRequest, image_id: UUID) -> HttpResponse:
         "image": seen.image,
         "seen": seen,
         "is_indexed": seen.image.state == State.INDEXED,
+        "may_tag": seen.image.collection
+        in access.collections_where(actor, purpose, Capability.INGEST),
         "shows_original": purpose == Purpose.EMERGENCY and seen.image.collection_id in opened,
     }
     return render(request, template, context)
+
+
+@require_POST
+def change_tags(request: HttpRequest, image_id: UUID) -> HttpResponse:
+    """Replace an image's tags, and show it with them."""
+    try:
+        tags.tag(
+            image_id,
+            read_tags(request.POST.get("tags", "")),
+            actor=actor_of(request),
+            purpose=of_session(request),
+        )
+    except ValueError as error:
+        raise SuspiciousOperation from error
+    return redirect("image", image_id)
 
 
 @require_safe

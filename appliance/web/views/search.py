@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -20,8 +21,7 @@ from retrieval.errors import (
     Rejected,
 )
 from retrieval.models.grant import Capability
-from retrieval.query import Query
-from retrieval.search import Answer, Hit, search
+from retrieval.search import Answer, Hit, near_duplicates, search
 
 RESULTS = 40
 
@@ -37,10 +37,11 @@ REFUSALS: Final[dict[type[Exception], tuple[str, int]]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """One hit and the ticket its thumbnail is fetched with."""
+    """One hit, the ticket its thumbnail is fetched with, and how who looks has judged it."""
 
     hit: Hit
     ticket: str
+    judged: str
 
 
 @never_cache
@@ -53,8 +54,12 @@ def search_page(request: HttpRequest) -> HttpResponse:
         return render(request, "search.html", {"form": form, "searchable": searchable})
     form = SearchForm(request.POST, request.FILES, readable=searchable)
     answer, problem, status = _answer(request, form)
+    judged = _judged(form)
     results = (
-        [Result(hit, ticket.issue(request, hit.image_id, purpose)) for hit in answer.hits]
+        [
+            Result(hit, ticket.issue(request, hit.image_id, purpose), judged.get(hit.image_id, ""))
+            for hit in answer.hits
+        ]
         if answer is not None
         else []
     )
@@ -65,24 +70,33 @@ def search_page(request: HttpRequest) -> HttpResponse:
         "answer": answer,
         "results": results,
         "problem": problem,
+        # What was judged on an earlier page of results stays judged.
+        "judged_before": {
+            image_id: judgement
+            for image_id, judgement in judged.items()
+            if image_id not in {result.hit.image_id for result in results}
+        },
     }
     return render(request, template, context, status=status)
+
+
+def _judged(form: SearchForm) -> dict[UUID, str]:
+    """The images that who looks wants more of ("liked") or fewer ("disliked")."""
+    asked = form.cleaned_data if form.is_valid() else {}
+    return {image_id: name for name in ("liked", "disliked") for image_id in asked.get(name, ())}
 
 
 def _answer(request: HttpRequest, form: SearchForm) -> tuple[Answer | None, str, int]:
     """The answer, or one sentence why there is none and the status it goes out with."""
     if not form.is_valid():
         return None, " ".join(str(e) for errors in form.errors.values() for e in errors), 400
-    asked = form.cleaned_data
-    query = Query(
-        words=asked["words"],
-        without=asked["without"],
-        image=asked["image"].read() if asked["image"] else b"",
-        like=asked["like"],
-        collections=asked["collections"] or None,
-    )
+    actor, purpose = actor_of(request), of_session(request)
+    copies = form.cleaned_data["copies"]
     try:
-        answer = search(query, actor=actor_of(request), purpose=of_session(request), limit=RESULTS)
+        if copies:
+            answer = near_duplicates(copies, actor=actor, purpose=purpose, limit=RESULTS)
+        else:
+            answer = search(form.query(), actor=actor, purpose=purpose, limit=RESULTS)
     except (CloisterError, ValueError) as error:
         for refusal, (problem, status) in REFUSALS.items():
             if isinstance(error, refusal):
