@@ -15,6 +15,7 @@ from pydicom.sequence import Sequence
 from retrieval.errors import Reason, Rejected
 from tests.decode import samples
 from workers.decode.sandbox import Decoded, decode
+from workers.decode.stored import stored_frames
 
 RAMP = np.tile(np.linspace(0, 4095, 64).astype(np.uint16), (64, 1))
 
@@ -70,6 +71,26 @@ def test_a_data_set_without_preamble_and_meta_information_is_read(
 
     assert decoded.media_type == "application/dicom"
     assert np.array_equal(decoded.pixels, decode(samples.dicom("CT_small.dcm")).pixels)
+
+
+def test_jpeg_of_twelve_bits_is_read() -> None:
+    """Two values are those that other decoders find, by pydicom's tests."""
+    content = samples.dicom("JPGExtended.dcm")
+
+    (stretch,) = stored_frames(content)
+
+    assert stretch.values.shape == (1, 1024, 256)
+    assert (stretch.values[0, 420, 140], stretch.values[0, 230, 120]) == (244, 95)
+    assert decode(content).pixels.std() > 10
+
+
+def test_jpeg_of_twelve_bits_and_another_size_is_refused() -> None:
+    content = samples.dicom("JPGExtended.dcm")
+    at = content.index(b"\xff\xc1") + 5
+    tall = content[:at] + b"\x08\0" + content[at + 2 :]
+
+    with pytest.raises(Rejected, match="decode_failed"):
+        decode(tall)
 
 
 @pytest.mark.parametrize(

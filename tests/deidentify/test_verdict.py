@@ -236,8 +236,8 @@ def test_a_dicom_image_that_may_show_writing_is_for_a_person(modality: str | Non
         (SLICE, "released"),
         (replace(SLICE, burned_in=True), "review"),
         (replace(SLICE, copied_screen=True), "review"),
-        (replace(SLICE, modality="US", burned_in=False), "released"),
-        (replace(SLICE, copied_screen=True, burned_in=False), "released"),
+        (replace(SLICE, modality="US", burned_in=False), "review"),
+        (replace(SLICE, copied_screen=True, burned_in=False), "review"),
         (PHOTOGRAPH, "released"),
     ],
     ids=[

@@ -30,6 +30,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
     UncompressedTransferSyntaxes,
 )
 
@@ -43,6 +44,7 @@ MEDIA_TYPE = "application/dicom"
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _BITS_PER_SAMPLE = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 _PREAMBLE_END = 132
+_TWELVE_BITS = "cloister"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # File meta information, or the first group of a bare data set (PS3.10 7.1, PS3.3 C.12.1).
 _FIRST_GROUPS = (2, 8)
@@ -65,6 +67,9 @@ def preload() -> None:
             get_decoder(syntax)
         except NotImplementedError:
             continue  # video syntaxes have no decoder
+    extended = get_decoder(JPEGExtended12Bit)
+    if _TWELVE_BITS not in extended.available_plugins:
+        extended.add_plugin(_TWELVE_BITS, ("workers.decode.extended_jpeg", "decode_frame"))
 
 
 def is_dicom(content: bytes) -> bool:

@@ -228,11 +228,11 @@ def deidentify_frames(
 def may_carry_text(decoded: Decoded, profile: Profile, covered: Boxes) -> bool:
     """Whether a DICOM image may still show names or numbers.
 
-    Unless its header denies it or its modality writes nothing, assume so, where the profile covers
-    no writing. Where it does, a header that says there is some while none was found knows more
-    than the detector.
+    Unless its modality writes nothing, assume so, where the profile covers no writing: a header
+    that denies it was written by whatever made the picture, and nobody looked. Where the profile
+    covers it, a header that says there is some while none was found knows more than the detector.
     """
-    if decoded.media_type != _DICOM or decoded.burned_in is False:
+    if decoded.media_type != _DICOM:
         return False
     if profile.cover_text:
         return decoded.burned_in is True and not covered.text

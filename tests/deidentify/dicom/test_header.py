@@ -209,6 +209,86 @@ def test_dates_move_by_the_same_days_in_every_study_of_a_patient() -> None:
     assert one.PatientID == two.PatientID != three.PatientID
 
 
+def test_objects_that_name_nobody_do_not_share_a_date_offset() -> None:
+    days = set()
+    for pixels in (b"\0\1", b"\0\2", b"\0\2"):
+        nobody = Dataset()
+        nobody.StudyDate, nobody.BitsAllocated, nobody.PixelData = "20200101", 8, pixels
+        days.add(cleaned(nobody).StudyDate)
+
+    assert len(days) == 2
+
+
+@pytest.mark.parametrize(
+    ("issuer", "is_same"),
+    [(" city hospital ", True), ("County Hospital", False), ("", False)],
+)
+def test_an_id_is_the_same_patient_s_if_its_issuer_is(issuer: str, is_same: bool) -> None:
+    one, other = patient(), patient()
+    one.IssuerOfPatientID, other.IssuerOfPatientID = "City Hospital", issuer
+
+    assert (cleaned(one).PatientID == cleaned(other).PatientID) is is_same
+
+
+@pytest.mark.parametrize("keyword", ["PixelData", "FloatPixelData", "IconImageSequence"])
+def test_pictures_within_items_go(keyword: str) -> None:
+    item = Dataset()
+    if keyword == "IconImageSequence":
+        icon = Dataset()
+        icon.PixelData = b"icon"
+        item.IconImageSequence = Sequence([icon])
+    else:
+        item.add_new(keyword, "OW" if keyword == "PixelData" else "OF", b"icon")
+    dataset = patient()
+    dataset.ReferencedImageSequence = Sequence([item])
+
+    (left,) = cleaned(dataset).ReferencedImageSequence
+
+    assert keyword not in left
+
+
+@pytest.mark.parametrize(
+    ("keyword", "representation"),
+    [
+        ("SliceThickness", "LT"),
+        ("PixelPaddingValue", "LO"),
+        ("ICCProfile", "LT"),
+        ("SOPClassUID", "LO"),
+        ("PatientAge", "AS"),
+        ("TimezoneOffsetFromUTC", "SH"),
+        ("SeriesTime", "TM"),
+        ("Modality", "CS"),
+    ],
+)
+def test_a_value_that_is_not_of_its_attribute_s_kind_goes(
+    keyword: str, representation: str
+) -> None:
+    dataset = patient()
+    dataset[keyword] = DataElement(Tag(keyword), representation, "Quux^Xaverine")
+
+    assert "Quux" not in str(cleaned(dataset))
+
+
+def test_a_private_number_that_is_none_goes() -> None:
+    dataset = patient()
+    block = dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+    block.add_new(0x0C, "LO", "Quux")
+
+    assert not [tag for tag in cleaned(dataset).keys() if tag.is_private]  # noqa: SIM118
+
+
+def test_a_private_creator_goes_with_what_it_reserved() -> None:
+    dataset = patient()
+    dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0C, "IS", 1000)
+    dataset.private_block(0x0043, "QUUX CLINIC", create=True).add_new(0x39, "IS", 1000)
+
+    left = cleaned(dataset)
+
+    assert left[0x0019, 0x100C].value == 1000
+    assert "QUUX" not in str(left)
+    assert [tag.group for tag in left.keys() if tag.is_private] == [0x19, 0x19]  # noqa: SIM118
+
+
 def test_what_stands_deep_in_sequences_is_cleaned() -> None:
     inner, middle, dataset = Dataset(), Dataset(), patient()
     inner.PatientName, inner.ReferencedSOPInstanceUID = "Quux^Xaverine", UID

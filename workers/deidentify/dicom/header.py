@@ -68,7 +68,6 @@ _TIME = re.compile(r"\d\d(?::?\d\d(?::?\d\d(?:\.\d{1,6})?)?)?")
 _DATE_TIME = re.compile(r"(\d{8})((?:\d\d){0,3}(?:\.\d{1,6})?)([+-]\d{4})?")
 _DAY_CHARS = len("YYYYMMDD")
 _SHORT_TEXT = {"TimezoneOffsetFromUTC": re.compile(r"[+-]\d{4}")}
-_AGE = re.compile(r"\d{3}[DWMY]")
 _DUMMIES: dict[str, Any] = {
     "AS": "000Y",
     "UR": "https://removed.invalid",
@@ -311,8 +310,6 @@ def _kept(element: DataElement, representation: str, walk: _Walk) -> DataElement
         if not isinstance(element.value, bytes):
             return None
         return _little_endian(element, walk.word_bytes) if walk.is_big_endian else element
-    if representation == "AS":
-        return element if all(_AGE.fullmatch(text) for text in _texts(element)) else None
     if pattern := _SHORT_TEXT.get(element.keyword):
         return element if all(pattern.fullmatch(text) for text in _texts(element)) else None
     return element if _is_numeric(element) else None
@@ -334,7 +331,7 @@ def _is_free(uid: str) -> bool:
 
 
 def _is_numeric(element: DataElement) -> bool:
-    if element.VR not in NUMBERS or element.VR == "AS":
+    if element.VR not in NUMBERS:
         return False
     values = element.value if element.VM > 1 else [element.value]
     return all(

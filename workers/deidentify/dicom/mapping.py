@@ -44,8 +44,14 @@ class Mapping:
         return f"2.25.{int.from_bytes(self._digest('uid', uid)[:_UID_BYTES], 'big')}"
 
     def patient(self, dataset: Dataset) -> Patient:
-        """Return the stand-in for a data set's patient."""
+        """Return the stand-in for a data set's patient.
+
+        One that names neither patient nor study stands for itself: were all such objects one
+        patient, a date that is known of one would tell the dates of all.
+        """
         identity = patient_identity(dataset)
+        if not identity[-1]:
+            identity = ("pixels", hashlib.sha256(_pixel_bytes(dataset)).hexdigest())
         drawn = self._digest("patient", *identity)
         offset = int.from_bytes(self._digest("offset", *identity)[:8], "big") % MAX_OFFSET_DAYS
         name = base64.b32encode(drawn[:_PSEUDONYM_BYTES]).decode("ascii")
@@ -71,14 +77,23 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+def _pixel_bytes(dataset: Dataset) -> bytes:
+    for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
+        if isinstance(value := dataset.get(keyword), bytes):
+            return value
+    return b""
+
+
 def patient_identity(dataset: Dataset) -> tuple[str, ...]:
     """Return what tells one patient from another: issuer and id, or name and birth date.
 
-    Where a data set names neither, its study stands for the patient.
+    Where a data set names neither, its study stands for the patient. An id of one issuer is another
+    than the same id of none: two of one person are put together by hand, two persons that were
+    mixed are never parted.
     """
     number = text_of(dataset, "PatientID")
     if number:
-        return ("id", text_of(dataset, "IssuerOfPatientID"), number)
+        return ("id", text_of(dataset, "IssuerOfPatientID").upper(), number)
     name = text_of(dataset, "PatientName")
     if name:
         return ("name", name.upper(), text_of(dataset, "PatientBirthDate"))

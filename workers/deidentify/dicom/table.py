@@ -45,7 +45,7 @@ class Action(StrEnum):
 TEXT = frozenset({"LO", "LT", "SH", "ST", "UC", "UT"})
 DATES = frozenset({"DA", "DT", "TM"})
 NUMBERS = frozenset(
-    {"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV", "AT", "US or SS", "AS"}
+    {"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV", "AT", "US or SS"}
 )
 BYTES = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW", "US or OW"})
 
