@@ -73,7 +73,7 @@ def trained_by(release: Release, monkeypatch: pytest.MonkeyPatch) -> attack.Audi
 
 
 def test_the_honest_trainer_passes_the_audit_with_a_wide_margin(claimed: float) -> None:
-    _, statistics, per_example, _, adapter, grouped, _ = toy.objectives(toy.space())
+    _, statistics, per_example, _, adapter, _, grouped, _ = toy.objectives(toy.space())
     for objective in (statistics, per_example, adapter, grouped):
         found = audited(objective)
         attack.reject_if_disproved(found, claimed)

@@ -25,7 +25,7 @@ def without(rows: Rows, unit: int) -> np.ndarray:
     return np.setdiff1d(np.arange(rows.units), [unit])
 
 
-@pytest.mark.parametrize("which", range(7))
+@pytest.mark.parametrize("which", range(8))
 def test_one_subject_moves_the_sum_by_no_more_than_the_sensitivity(
     which: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ def objectives(where: Space, *, groups: int = 20) -> list[Objective]:
         PerExample(RANK, TEXT, CLIP, where.anchors, 0.1),
         PerExample(RANK, len(BASIS), CLIP, where.anchors, 0.1, BASIS),
         Adapter(low_rank(RANK, TEXT, inner=8), CLIP, where.anchors, 0.1),
+        Adapter(low_rank(RANK, TEXT, inner=8), CLIP, where.anchors, 0.1, ghost=False),
         Grouped(RANK, TEXT, CLIP, where.anchors, 0.1, groups),
         Grouped(RANK, TEXT, CLIP, where.anchors, 0.1, groups, mixing=None),
     ]

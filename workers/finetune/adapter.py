@@ -1,4 +1,4 @@
-"""Per-example training of any linear module, each image's gradient from Opacus' hooks.
+"""Per-example training of any linear module: ghost clipping, or gradients from Opacus' hooks.
 
 Slower than the closed form of `PerExample`, which it equals for one plain matrix (a test), and
 for adapters that are no single matrix: LoRA with both factors trained. It is also where someone
@@ -18,6 +18,7 @@ from opacus import GradSampleModule
 from torch import nn
 from torch.nn import utils
 
+from workers.finetune import ghost
 from workers.finetune.heads import Rows, refuse_mixing_layers
 from workers.finetune.objective import Clipping, Drawn, in_batch_contrastive, per_example_loss
 
@@ -41,11 +42,15 @@ class Adapter:
     anchors: torch.Tensor  # (A, t)
     temperature: float
     loss: Loss = per_example_loss
+    ghost: bool = True  # False: each image's gradient is held, by Opacus' hooks
+    device: str = "cpu"
     name: str = "adapter"
 
     def __post_init__(self) -> None:
         refuse_mixing_layers(self.module)
         refuse_mixing_loss(self.loss, self.anchors, self.temperature)
+        if self.ghost:
+            ghost.trained_layers(self.module)
 
     @property
     def clipping(self) -> Clipping:
@@ -62,12 +67,28 @@ class Adapter:
             chosen = rows.of_units(units)
             if not len(chosen):
                 continue
+            if self.ghost:
+                total += self._ghost_sum(weights, rows, chosen)
+                continue
             descent = self._descents(weights, rows, chosen)
             place = torch.from_numpy(np.searchsorted(units, rows.unit_of[chosen]))
             of_unit = torch.zeros(len(units), self.size).index_add_(0, place, descent)
             length = of_unit.norm(dim=1).clamp_min(1e-12)
             total += (self.clip / length).clamp(max=1) @ of_unit
         return total
+
+    def _ghost_sum(self, weights: torch.Tensor, rows: Rows, chosen: Drawn) -> torch.Tensor:
+        start, targets, anchors = (
+            part.to(self.device)
+            for part in (rows.start[chosen], rows.targets[chosen], self.anchors)
+        )
+
+        def losses(output: torch.Tensor) -> torch.Tensor:
+            return self.loss(start + output, targets, anchors, self.temperature)
+
+        module = self._at(weights).to(self.device)
+        inputs = rows.inputs[chosen].to(self.device)
+        return ghost.clipped_sum(module, losses, inputs, rows.unit_of[chosen], self.clip)
 
     def correction(self, weights: torch.Tensor) -> torch.Tensor:
         module = self._at(weights)
