@@ -180,6 +180,13 @@ def expects_checkpoints() -> bool:
     return bool(os.environ.get("CLOISTER_CHECKPOINTS"))
 
 
+def metrics_folder() -> Path:
+    """Where the index's metrics are written; a node exporter may be given this folder to read."""
+    if path := os.environ.get("CLOISTER_METRICS"):
+        return Path(path)
+    return private_folder(data_folder() / "metrics")
+
+
 def log_server() -> tuple[str | None, Path | None]:
     """A syslog server over TLS, host or host:port, and the file of whom its certificate is from."""
     server, authority = os.environ.get("CLOISTER_SYSLOG"), os.environ.get("CLOISTER_SYSLOG_CA")

@@ -27,7 +27,7 @@ ENV PATH=/opt/cloister/bin:$PATH \
 # Files the image holds belong to root: who runs in it can change none of them.
 RUN groupadd --gid 10001 cloister \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin cloister \
- && install --directory --owner=10001 --group=10001 --mode=0700 /data /data/store /data/checkpoints
+ && install --directory --owner=10001 --group=10001 --mode=0700 /data /data/store /data/checkpoints /data/metrics
 COPY --from=environment /opt/cloister /opt/cloister
 WORKDIR /srv/cloister
 COPY manage.py docker/connected.py ./

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 from psycopg import sql
@@ -49,6 +49,9 @@ class Cared:
     low: list[tuple[int, int]]
 
 
+NOTHING = Cared([], [], [])
+
+
 def care() -> Cared:
     """Build, rebuild and check what is due, in all collections. One round at a time, anywhere."""
     cared = Cared([], [], [])
@@ -80,6 +83,16 @@ def _care_for(collection_id: int, encoder: EncoderVersion, cared: Cared) -> None
     if encoder.live and mend_recall(collection_id, encoder) < LEAST_RECALL:
         log.error("recall of collection %s with encoder %s is low", *name)
         cared.low.append(name)
+
+
+def parts() -> list[IndexPart]:
+    """What is known of every partition's index, of all collections."""
+    with transaction.atomic(durable=True):
+        return [
+            part
+            for collection_id in access.each_collection()
+            for part in IndexPart.objects.filter(collection_id=collection_id).order_by("encoder")
+        ]
 
 
 def find_part(collection_id: int, encoder: EncoderVersion) -> IndexPart | None:

@@ -73,6 +73,7 @@ INGEST_WORKERS = (
     _worker("deidentify-2", "deidentify,cover"),
     _worker("encode", "encode"),
     Program("reconcile", (sys.executable, "manage.py", "reconcile")),
+    Program("maintain", (sys.executable, "manage.py", "maintain")),
 )
 WORKERS = QUERY_WORKERS + INGEST_WORKERS
 CHECKPOINTS = Program(

@@ -399,3 +399,42 @@ def test_an_image_encoded_for_an_encoder_that_is_no_longer_live_is_not_indexed_b
 
     with access.processing(image.collection_id), pytest.raises(EncoderUnavailable):
         index.hold_live(before)
+
+
+def test_searches_go_on_while_encoders_are_switched_to_and_back(
+    shadow: EncoderVersion, image: Image
+) -> None:
+    """Each search is answered, and in one space: the two encoders place the image apart."""
+    fill(shadow, image)
+    first = index.live_encoder()
+    ended = threading.Event()
+    outcomes: list[object] = []
+
+    def search() -> None:
+        # As a search does: one look at what is live, and its vectors alone from there on.
+        try:
+            while not ended.is_set():
+                encoder = index.live_encoder()
+                query = np.eye(encoder.dimensions, dtype=np.float32)[0]
+                with access.processing(image.collection_id):
+                    found = index.nearest(
+                        query, within=[image.collection_id], encoder=encoder, limit=5
+                    )
+                outcomes.append([(n.image_id, round(n.distance, 2)) for n in found])
+        except Exception as error:  # noqa: BLE001
+            outcomes.append(error)
+        finally:
+            connection.close()
+
+    searching = [threading.Thread(target=search) for _ in range(2)]
+    for thread in searching:
+        thread.start()
+    for _ in range(10):
+        index.switch(shadow)
+        index.switch(first)
+    ended.set()
+    for thread in searching:
+        thread.join(timeout=20)
+
+    assert len(outcomes) > 10
+    assert all(outcome == [(image.pk, 0.0)] for outcome in outcomes)

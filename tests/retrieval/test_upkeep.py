@@ -1,11 +1,15 @@
 """What keeps the index: its counts, when it is built anew, and what it is checked against."""
 
+import io
+import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import psycopg
 import pytest
+from django.core.management import call_command
 from django.db import ProgrammingError, connection, transaction
 
 from retrieval import access, index, upkeep
@@ -169,3 +173,18 @@ def test_how_much_there_is_is_told_to_those_who_may_search_it(images: list[Image
     assert IndexPart.objects.count() == 0
     with access.acting_as(reader, Purpose.TREATMENT):
         assert [part.collection_id for part in IndexPart.objects.all()] == [mine.pk]
+
+
+def test_a_round_of_upkeep_writes_metrics_by_numbers_only(
+    collection: Collection, live: EncoderVersion, var: Path
+) -> None:
+    out = io.StringIO()
+    call_command("maintain", once=True, json=True, stdout=out)
+
+    assert json.loads(out.getvalue())["built"] == [[collection.pk, live.pk]]
+    metrics = (var / "metrics" / "cloister.prom").read_text(encoding="utf-8")
+    labels = f'{{collection="{collection.pk}",encoder="{live.pk}"}}'
+    assert f"cloister_index_rows{labels} {ROWS:.1f}" in metrics
+    assert f"cloister_index_recall{labels} " in metrics
+    assert collection.name not in metrics
+    assert (var / "metrics").stat().st_mode & 0o077 == 0
