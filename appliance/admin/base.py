@@ -1,6 +1,6 @@
 """What the subjects share: read-only tables, and views that run in the administrator's name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +9,8 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
 from appliance.web.purpose import actor_of
-from retrieval import access
-from retrieval.models import Purpose
+from retrieval import access, audit
+from retrieval.models import Kind, Purpose
 
 if TYPE_CHECKING:
     from django.contrib.admin import ModelAdmin as ModelAdmin  # noqa: PLC0414  handed on
@@ -60,3 +60,56 @@ class GrantedAdmin(ReadOnlyAdmin):
 
     def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return self.has_module_permission(request)
+
+
+class RecordedReadingAdmin(ReadOnlyAdmin):
+    """Rows are shown in the administrator's name, and which ones were is on the log first."""
+
+    reading: Kind
+    recorded_as: str  # the name of the ids in the entry
+
+    def recorded_id(self, row: Any) -> str:
+        return str(row.pk)
+
+    def beside_list(self, request: HttpRequest) -> dict[str, Any]:
+        """What the list's page needs besides its rows. In the administrator's context."""
+        return {}
+
+    def beside_row(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """What a row's page needs besides the row. In the administrator's context."""
+        return {}
+
+    def record_reading(self, request: HttpRequest, ids: Sequence[str]) -> None:
+        audit.record(
+            self.reading, actor=actor_of(request), purpose=PURPOSE, **{self.recorded_as: ids}
+        )
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        with in_context(request):
+            context = self.beside_list(request) | (extra_context or {})
+            response: Any = rendered(super().changelist_view(request, context))
+            changelist = getattr(response, "context_data", {}).get("cl")
+            rows = changelist.result_list if changelist else []
+            shown = [self.recorded_id(row) for row in rows]
+        self.record_reading(request, shown)
+        return response  # type: ignore[no-any-return]  # unfold has no types
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        shown: list[str] = []
+        with in_context(request):
+            row = self.get_object(request, object_id or "") if object_id else None
+            context = dict(extra_context or {})
+            if row is not None and self.has_view_permission(request):
+                shown = [self.recorded_id(row)]
+                context |= self.beside_row(request, row)
+            response = rendered(super().changeform_view(request, object_id, form_url, context))
+        self.record_reading(request, shown)
+        return response

@@ -4,6 +4,7 @@ No form here writes a row: each button is one call of `retrieval.budget`, in a t
 own, and the database asks for the second person again.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,15 +14,15 @@ from django import forms
 from django.contrib import admin, messages
 from django.db import DataError, IntegrityError
 from django.db.models import Model
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponseRedirect
 from django.shortcuts import redirect
 from django.urls import URLPattern, path
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
-from appliance.admin.base import PURPOSE, ReadOnlyAdmin, in_context, rendered
+from appliance.admin.base import RecordedReadingAdmin
 from appliance.web.purpose import actor_of
-from retrieval import audit, budget
+from retrieval import budget
 from retrieval.errors import AccessDenied, SecondPersonNeeded
 from retrieval.models import Budget, BudgetProposal, Collection, Kind, Outcome, Reservation
 from retrieval.models.budget import MAX_EPSILON
@@ -31,7 +32,7 @@ DECISIONS: Final[dict[str, Callable[..., None]]] = {
     "decline": budget.decline_raise,
 }
 
-CHART_WIDTH, CHART_HEIGHT = 640, 180
+CHART_WIDTH, CHART_HEIGHT, CHART_MARGIN = 640, 200, 40
 
 
 class BudgetForm(forms.Form):
@@ -43,14 +44,28 @@ class BudgetForm(forms.Form):
 
 
 @dataclass(frozen=True)
+class Tick:
+    """A number or a day beside an axis, and where, in the SVG's own units."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
 class Chart:
-    """Spent ε over time as a line of steps, in the SVG's own units; the budget's maximum above."""
+    """Spent ε over time as a line of steps, in the SVG's own units; the budget's maximum above.
+
+    What lies between the line and the maximum is left.
+    """
 
     line: str
     area: str
     limit_y: float
+    rows: list[Tick]  # ε, beside the left axis
     begins: datetime
     ends: datetime
+    spent: float
+    left: float
 
 
 def spent_over_time(rows: list[Reservation]) -> list[tuple[datetime, float]]:
@@ -69,7 +84,8 @@ def draw(points: list[tuple[datetime, float]], max_epsilon: float) -> Chart | No
         return None
     begins, ends = points[0][0], timezone.now()
     seconds = max((ends - begins).total_seconds(), 1.0)
-    top = 1.15 * max(max_epsilon, *(epsilon for _, epsilon in points), 1e-9)
+    highest = max(max_epsilon, *(epsilon for _, epsilon in points), 1e-9)
+    top = 1.15 * highest
 
     def x(at: datetime) -> float:
         return round(CHART_WIDTH * (at - begins).total_seconds() / seconds, 1)
@@ -84,12 +100,32 @@ def draw(points: list[tuple[datetime, float]], max_epsilon: float) -> Chart | No
     corners.append((float(CHART_WIDTH), level))
     line = " ".join(f"{a},{b}" for a, b in corners)
     area = f"{line} {CHART_WIDTH},{CHART_HEIGHT} 0,{CHART_HEIGHT}"
-    return Chart(line, area, y(max_epsilon), begins, ends)
+    spent = points[-1][1]
+    return Chart(
+        line,
+        area,
+        y(max_epsilon),
+        [Tick(y(epsilon), f"{epsilon:.3g}") for epsilon in ticks(highest)],
+        begins,
+        ends,
+        spent,
+        max(max_epsilon - spent, 0.0),
+    )
+
+
+def ticks(highest: float) -> list[float]:
+    """Round numbers from 0 up to `highest`, about four of them."""
+    step = 10 ** math.floor(math.log10(highest / 4))
+    step = next(step * factor for factor in (1, 2, 5, 10) if step * factor >= highest / 4)
+    return [number * step for number in range(math.floor(highest / step + 1e-9) + 1)]
 
 
 @admin.register(Budget)
-class BudgetAdmin(ReadOnlyAdmin):
+class BudgetAdmin(RecordedReadingAdmin):
     """One line per collection; its page has the chart, the ledger and the raises."""
+
+    reading = Kind.BUDGET_READ
+    recorded_as = "collections"
 
     list_display = ["collection", "max_epsilon", "spent", "left", "delta", "changed_at"]
     list_select_related = ["collection"]
@@ -128,34 +164,14 @@ class BudgetAdmin(ReadOnlyAdmin):
     def has_module_permission(self, request: HttpRequest) -> bool:
         return request.user.is_authenticated and self.has_view_permission(request)
 
-    def changelist_view(
-        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        with in_context(request):
-            context = {"budget_form": _form(request)} | (extra_context or {})
-            response: Any = rendered(super().changelist_view(request, context))
-            changelist = getattr(response, "context_data", {}).get("cl")
-            shown = [str(row.collection_id) for row in changelist.result_list] if changelist else []
-        _record_reading(request, shown)
-        return response  # type: ignore[no-any-return]  # unfold has no types
+    def recorded_id(self, row: Budget) -> str:
+        return str(row.collection_id)
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        shown: list[str] = []
-        with in_context(request):
-            row = self.get_object(request, object_id or "") if object_id else None
-            context = dict(extra_context or {})
-            if isinstance(row, Budget) and self.has_view_permission(request):
-                shown = [str(row.collection_id)]
-                context |= _ledger_of(request, row)
-            response = rendered(super().changeform_view(request, object_id, form_url, context))
-        _record_reading(request, shown)
-        return response
+    def beside_list(self, request: HttpRequest) -> dict[str, Any]:
+        return {"budget_form": _form(request)}
+
+    def beside_row(self, request: HttpRequest, row: Budget) -> dict[str, Any]:
+        return _ledger_of(request, row)
 
     def set_view(self, request: HttpRequest) -> HttpResponseRedirect:
         """Set or lower at once; what is more than before becomes a proposal."""
@@ -228,6 +244,7 @@ def _ledger_of(request: HttpRequest, row: Budget) -> dict[str, Any]:
         "chart": draw(spent_over_time(rows), row.max_epsilon),
         "chart_width": CHART_WIDTH,
         "chart_height": CHART_HEIGHT,
+        "chart_margin": CHART_MARGIN,
         "counted_at_another_delta": bool(rows) and rows[0].budget_delta != row.delta,
         "reservations": rows,
         "proposals": list(proposals),
@@ -236,9 +253,3 @@ def _ledger_of(request: HttpRequest, row: Budget) -> dict[str, Any]:
         "may_read_log": actor.has_perm("retrieval.view_auditevent"),
         "open": Outcome.OPEN,
     }
-
-
-def _record_reading(request: HttpRequest, collections: list[str]) -> None:
-    audit.record(
-        Kind.BUDGET_READ, actor=actor_of(request), purpose=PURPOSE, collections=collections
-    )

@@ -9,15 +9,17 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.views.decorators.http import require_safe
 
-from appliance.admin.base import PURPOSE, ReadOnlyAdmin, in_context, rendered
+from appliance.admin.base import RecordedReadingAdmin, in_context
 from appliance.web.purpose import actor_of
-from retrieval import audit, certificates, keys
+from retrieval import certificates, keys
 from retrieval.errors import AccessDenied
 from retrieval.models import Certificate, Kind
 
 
 @admin.register(Certificate)
-class CertificateAdmin(ReadOnlyAdmin):
+class CertificateAdmin(RecordedReadingAdmin):
+    reading = Kind.CERTIFICATE_READ
+    recorded_as = "certificates"
     list_display = ["issued_at", "encoder", "collection", "privacy", "signature"]
     list_select_related = ["encoder", "collection"]
     fields = ["id", "issued_at", "encoder", "collection", "privacy", "signature"]
@@ -40,39 +42,14 @@ class CertificateAdmin(ReadOnlyAdmin):
         name = "retrieval_certificate_download"
         return [path("<uuid:certificate_id>/download/", view, name=name), *super().get_urls()]
 
-    def changelist_view(
-        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        with in_context(request):
-            response: Any = rendered(super().changelist_view(request, extra_context))
-            changelist = getattr(response, "context_data", {}).get("cl")
-            shown = [str(row.pk) for row in changelist.result_list] if changelist else []
-        _record_reading(request, shown)
-        return response  # type: ignore[no-any-return]  # unfold has no types
-
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        shown: list[str] = []
-        with in_context(request):
-            row = self.get_object(request, object_id or "") if object_id else None
-            context = dict(extra_context or {})
-            if isinstance(row, Certificate) and self.has_view_permission(request):
-                shown = [str(row.pk)]
-                fields = _verified(row).fields
-                events = [fields.get("audit_reserved"), fields.get("audit_settled"), row.event]
-                context |= {
-                    "lines": _lines(fields),
-                    "events": [event for event in events if isinstance(event, int)],
-                    "may_read_log": actor_of(request).has_perm("retrieval.view_auditevent"),
-                }
-            response = rendered(super().changeform_view(request, object_id, form_url, context))
-        _record_reading(request, shown)
-        return response
+    def beside_row(self, request: HttpRequest, row: Certificate) -> dict[str, Any]:
+        fields = _verified(row).fields
+        events = [fields.get("audit_reserved"), fields.get("audit_settled"), row.event]
+        return {
+            "lines": _lines(fields),
+            "events": [event for event in events if isinstance(event, int)],
+            "may_read_log": actor_of(request).has_perm("retrieval.view_auditevent"),
+        }
 
     def download_view(self, request: HttpRequest, certificate_id: Any) -> HttpResponse:
         """The document an auditor takes away. It holds numbers and digests only."""
@@ -80,7 +57,7 @@ class CertificateAdmin(ReadOnlyAdmin):
             row = self.get_queryset(request).filter(pk=certificate_id).first()
         if row is None or not self.has_view_permission(request):
             raise AccessDenied("no such certificate")
-        _record_reading(request, [str(row.pk)])
+        self.record_reading(request, [str(row.pk)])
         return HttpResponse(
             row.document,
             content_type="application/json",
@@ -108,9 +85,3 @@ def _lines(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _record_reading(request: HttpRequest, shown: list[str]) -> None:
-    audit.record(
-        Kind.CERTIFICATE_READ, actor=actor_of(request), purpose=PURPOSE, certificates=shown
-    )

@@ -31,13 +31,14 @@ RANK = 128
 STEPS = 8
 TEMPERATURE = 0.07
 PARTS, REHEARSALS = 5, 2  # the public pairs are cut into so many, and chosen on so often
+REPEATS = 2  # of a rehearsal, each with noise of its own
 SHORT, LONG = 0.1, 0.9  # clip where so large a share of the public gradients is shorter
 
 # What is chosen from: (share of gradients shorter than the clip, rate; or penalty per unit).
 STEPPING = tuple(
     [(SHORT, rate) for rate in (0.05, 0.15, 0.25, 0.4)] + [(LONG, rate) for rate in (0.2, 0.4, 0.8)]
 )
-MIXING = (1 / 16, 1 / 4)
+MIXING = (1 / 32, 1 / 16)
 UNITS_PER_GROUP = 4
 WHOLE = tuple((SHORT, rate) for rate in (3e-7, 3e-6, 3e-5, 1e-3, 0.1, 0.4))
 SOLVING = tuple((SHORT, penalty) for penalty in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0))
@@ -129,7 +130,7 @@ def choose(name: str, mechanism: Mechanism, rehearsals: list[Split], units: int)
             ]
             noise = mechanism.noise_multiplier * parts[0] / parts[1]
             quieter = replace(mechanism, noise_multiplier=noise)
-            found.append(_score(name, setting, quieter, rehearsal))
+            found += [_score(name, setting, quieter, rehearsal) for _ in range(REPEATS)]
         return float(np.mean(found))
 
     return max(_settings(name), key=score)

@@ -44,9 +44,7 @@ class Action(StrEnum):
 
 TEXT = frozenset({"LO", "LT", "SH", "ST", "UC", "UT"})
 DATES = frozenset({"DA", "DT", "TM"})
-NUMBERS = frozenset(
-    {"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV", "AT", "US or SS"}
-)
+NUMBERS = frozenset({"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV", "AT", "US or SS"})
 BYTES = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW", "US or OW"})
 
 # Dates of a person rather than of an examination.
