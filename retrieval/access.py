@@ -279,4 +279,6 @@ PROTECTED_TABLES = [
     "retrieval_breakglass",
     "retrieval_keptquery",
     "retrieval_indexpart",
+    "retrieval_upload",
+    "retrieval_idempotentanswer",
 ]

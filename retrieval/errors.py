@@ -80,6 +80,22 @@ class LimitReached(CloisterError):
         self.retry_after_s = retry_after_s
 
 
+class OutOfStep(CloisterError):
+    """A part of an upload is not the next one, or the file is not whole. `received` says so far."""
+
+    def __init__(self, received: int) -> None:
+        super().__init__(f"{received} bytes were received")
+        self.received = received
+
+
+class KeyReused(CloisterError):
+    """That idempotency key came with another request before. Permanent."""
+
+
+class StillWorking(CloisterError):
+    """The same request is being worked on. Transient."""
+
+
 class NotDeidentified(CloisterError):
     """Something un-redacted was about to be encoded, indexed or shown. Permanent."""
 

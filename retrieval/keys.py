@@ -143,6 +143,15 @@ def unseal_authenticator(sealed: bytes, *, context: bytes) -> bytes:
     return unseal(sealed, key=_derived("authenticators"), context=context)
 
 
+def seal_upload(data: bytes, *, context: bytes) -> bytes:
+    """Seal a part of a file that is still coming in: nobody has looked at its pixels yet."""
+    return seal(data, key=_derived("uploads"), context=context)
+
+
+def unseal_upload(sealed: bytes, *, context: bytes) -> bytes:
+    return unseal(sealed, key=_derived("uploads"), context=context)
+
+
 def content_hash(collection_id: int) -> "hmac.HMAC":
     """A running HMAC-SHA256 for a file's bytes, to be fed with `update`.
 

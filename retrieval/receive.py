@@ -14,9 +14,10 @@ from functools import partial
 from hmac import HMAC
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from django.db import IntegrityError
+from django.db.models import F
 
 from retrieval import access, audit, keys, media, outbox, storage
 from retrieval.errors import AccessDenied, Reason, Rejected
@@ -69,7 +70,7 @@ def start_batch(collection: Collection, *, actor: User, purpose: Purpose) -> Imp
     try:
         access.require(actor, purpose, Capability.INGEST, collection.pk)
     except AccessDenied:
-        audit.record(Kind.IMPORT_DENIED, actor=actor, purpose=purpose, collection=collection.pk)
+        record_denied(collection.pk, actor=actor, purpose=purpose)
         raise
     with access.acting_as(actor, purpose):
         batch = ImportBatch.objects.create(collection=collection, started_by=actor)
@@ -83,6 +84,44 @@ def start_batch(collection: Collection, *, actor: User, purpose: Purpose) -> Imp
     return batch
 
 
+def record_denied(collection_id: int, *, actor: User, purpose: Purpose) -> None:
+    audit.record(Kind.IMPORT_DENIED, actor=actor, purpose=purpose, collection=collection_id)
+
+
+def own_batch(
+    batch_id: UUID, *, actor: User, purpose: Purpose, capability: Capability = Capability.INGEST
+) -> ImportBatch:
+    """An import that `actor` started. Others' and missing ones raise the same AccessDenied."""
+    permitted = access.collections_where(actor, purpose, capability)
+    with access.acting_as(actor, purpose):
+        batch = ImportBatch.objects.filter(
+            pk=batch_id, started_by=actor, collection__in=[c.pk for c in permitted]
+        ).first()
+    if batch is None:
+        raise AccessDenied(f"user {actor.pk} has no such import")
+    return batch
+
+
+def count_refused(batch: ImportBatch, count: int, *, actor: User, purpose: Purpose) -> None:
+    """Note files that were turned away at the door."""
+    with access.acting_as(actor, purpose):
+        ImportBatch.objects.filter(pk=batch.pk).update(refused=F("refused") + count)
+
+
+def finish_batch(batch: ImportBatch, *, actor: User, purpose: Purpose) -> None:
+    """Say on the log that nothing more comes in, and how much did."""
+    with access.acting_as(actor, purpose):
+        batch.refresh_from_db()
+        audit.record_in_transaction(
+            Kind.IMPORT_FINISHED,
+            actor=actor,
+            purpose=purpose,
+            batch=batch.pk,
+            received=batch.images.filter(video=None).count(),
+            refused=batch.refused,
+        )
+
+
 def receive(
     candidate: Candidate, batch: ImportBatch, *, actor: User, purpose: Purpose
 ) -> tuple[Image, bool]:
@@ -92,7 +131,7 @@ def receive(
     why it cannot become an image, AccessDenied where the right to ingest has ended meanwhile,
     ServicesUnavailable where the store cannot be written.
     """
-    name = _checked_name(candidate.name)
+    name = checked_name(candidate.name)
     chunks = _read(candidate)
     with closing(chunks):
         head = next(chunks, b"")
@@ -165,7 +204,8 @@ def _store(
     return image, True
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """`name`, where it forges no line of a report. Raises Rejected."""
     if len(name) > MAX_NAME_CHARS:
         raise Rejected(Reason.NAME_TOO_LONG)
     if any(unicodedata.category(c) in UNSAFE_CATEGORIES or c in TURNING for c in name):

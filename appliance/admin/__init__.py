@@ -13,6 +13,7 @@ from appliance.admin import (
     jobs,
     kept_queries,
     models,
+    tokens,
     users,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "jobs",
     "kept_queries",
     "models",
+    "tokens",
     "users",
 ]
 

@@ -7,7 +7,7 @@ from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
-from appliance.api import collections, images, search, token
+from appliance.api import collections, evaluation, events, images, ingest, jobs, search, token
 from appliance.api.auth import PurposeUnclear
 from appliance.api.document import DESCRIPTION, CloisterAPI, Docs
 from appliance.api.paging import CursorUnreadable
@@ -17,11 +17,14 @@ from retrieval.errors import (
     AccessDenied,
     AuditUnavailable,
     EncoderUnavailable,
+    KeyReused,
     LimitReached,
     NeedsReview,
+    OutOfStep,
     Rejected,
     ScopeMissing,
     ServicesUnavailable,
+    StillWorking,
     StorageCorrupt,
     TokenRefused,
 )
@@ -34,6 +37,10 @@ api = CloisterAPI(
 api.add_router("", search.router)
 api.add_router("", images.router)
 api.add_router("", collections.router)
+api.add_router("", ingest.router)
+api.add_router("", jobs.router)
+api.add_router("", evaluation.router)
+api.add_router("", events.router)
 api.add_router("", token.router)
 
 CANNOT_ANSWER: Final = (
@@ -73,6 +80,22 @@ def _nothing_there(request: HttpRequest, _error: Exception) -> HttpResponse:
 @api.exception_handler(NeedsReview)
 def _unusable_image(_request: HttpRequest, error: Rejected | NeedsReview) -> HttpResponse:
     return problem(422, "The image cannot be used.", reason=error.reason.value)
+
+
+@api.exception_handler(OutOfStep)
+def _out_of_step(_request: HttpRequest, error: OutOfStep) -> HttpResponse:
+    so_far = {"Upload-Offset": str(error.received)}
+    return problem(409, "That part is not the next one.", headers=so_far, received=error.received)
+
+
+@api.exception_handler(StillWorking)
+def _still_working(_request: HttpRequest, _error: Exception) -> HttpResponse:
+    return problem(409, "The same request is being worked on.", headers={"Retry-After": "5"})
+
+
+@api.exception_handler(KeyReused)
+def _key_reused(_request: HttpRequest, _error: Exception) -> HttpResponse:
+    return problem(422, "That idempotency key came with another request.")
 
 
 @api.exception_handler(PurposeUnclear)

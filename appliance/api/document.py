@@ -17,7 +17,7 @@ DESCRIPTION: Final = """Search and hand in images, as a program. Every request s
 (`Authorization: Bearer cloister_…`) and is made for a purpose of use. What a token does not open is
 answered like what is not there. Every answer is on the log before it is given."""
 
-EVERYWHERE: Final = (400, 401, 403, 404, 405, 413, 415, 422, 429, 500, 503)
+EVERYWHERE: Final = (400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503)
 
 PURPOSE_PARAMETER: Final = {
     "in": "header",

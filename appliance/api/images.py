@@ -110,6 +110,22 @@ def similar(request: ApiRequest, image_id: UUID, asked: Query[SimilarIn]) -> Ans
     )
 
 
+@router.get(
+    "/images/{uuid:image_id}/duplicates",
+    response=AnswerOut,
+    auth=Token(Scope.SEARCH),
+    operation_id="duplicates",
+)
+def duplicates(request: ApiRequest, image_id: UUID, asked: Query[SimilarIn]) -> AnswerOut:
+    """The images that show the same as a stored one, without itself."""
+    tokens.spend_queries(request.auth)
+    return answer_out(
+        domain.near_duplicates(
+            image_id, actor=request.auth, purpose=request.purpose, limit=asked.limit
+        )
+    )
+
+
 def _picture(request: ApiRequest, image_id: UUID, form: Form) -> HttpResponse:
     content = look.picture(image_id, form, actor=request.auth, purpose=request.purpose)
     tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'

@@ -35,6 +35,7 @@ SCHEMA: Final[dict[str, Any]] = {
         "status": {"type": "integer"},
         "detail": {"type": "string"},
         "reason": {"type": "string", "description": "Why a file was refused."},
+        "received": {"type": "integer", "description": "Of an upload: bytes so far."},
         "errors": {
             "type": "array",
             "description": "What does not fit, and why. Never what was sent.",

@@ -1,4 +1,6 @@
-from typing import Final
+from datetime import date
+from enum import StrEnum
+from typing import Annotated, Final
 from uuid import UUID
 
 from django.http import HttpResponse
@@ -11,18 +13,105 @@ from appliance.api.auth import ApiRequest, Token
 from appliance.api.problems import problem
 from appliance.web.forms import MAX_WORDS
 from retrieval import tokens
+from retrieval.index import EVERYTHING, Filter, Metric
 from retrieval.models import Scope
-from retrieval.query import Query
+from retrieval.models.image import Region
+from retrieval.query import (
+    MAX_CHOICES,
+    MAX_FEEDBACK,
+    MAX_PARTS,
+    MAX_WEIGHT,
+    Fusion,
+    Group,
+    Part,
+    Query,
+)
 from retrieval.search import MAX_LIMIT, Answer, Hit, search
 
 MAX_IMAGE_BYTES: Final = 20 * 1024 * 1024
 MAX_ID: Final = 2**63 - 1
+MAX_SIDE: Final = 2**31 - 1
+Id = Annotated[int, Field(ge=1, le=MAX_ID)]
+Code = Annotated[str, Field(min_length=1, max_length=100, pattern="^[^\\x00]*$")]
 
 router = Router(tags=["search"], auth=Token(Scope.SEARCH))
 
 
+class RegionIn(Schema):
+    """A rectangle in pixels of the upright picture, from its upper left corner."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    x: int = Field(ge=0, le=MAX_SIDE)
+    y: int = Field(ge=0, le=MAX_SIDE)
+    w: int = Field(ge=1, le=MAX_SIDE)
+    h: int = Field(ge=1, le=MAX_SIDE)
+
+    def region(self) -> Region:
+        return Region(self.x, self.y, self.w, self.h)
+
+
+class PartIn(Schema):
+    """Words, or a stored image or a part of it; below 0, what to be far from."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["words"], "properties": {"words": {"type": "string"}}},
+                {"required": ["like"], "properties": {"like": {"type": "string"}}},
+            ]
+        },
+    )
+
+    words: str | None = Field(None, max_length=MAX_WORDS, pattern=r"[^\s]")
+    like: UUID | None = None
+    region: RegionIn | None = None
+    weight: float = Field(1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
+
+    def part(self) -> Part:
+        region = self.region.region() if self.region else None
+        return Part(words=self.words or "", like=self.like, region=region, weight=self.weight)
+
+
+class WhereIn(Schema):
+    """What a found image must also be. Days are inclusive; of a list, one; of tags, all."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    taken_from: date | None = None
+    taken_until: date | None = None
+    received_from: date | None = None
+    received_until: date | None = None
+    media_types: list[Code] = Field([], max_length=MAX_CHOICES)
+    modalities: list[Code] = Field([], max_length=MAX_CHOICES)
+    subjects: list[Id] = Field([], max_length=MAX_CHOICES)
+    tags: list[Code] = Field([], max_length=MAX_CHOICES)
+
+    def filter(self) -> Filter:
+        return Filter(
+            taken_from=self.taken_from,
+            taken_until=self.taken_until,
+            received_from=self.received_from,
+            received_until=self.received_until,
+            media_types=tuple(self.media_types),
+            modalities=tuple(self.modalities),
+            subjects=tuple(self.subjects),
+            tags=tuple(self.tags),
+        )
+
+
+class MetricIn(StrEnum):
+    COSINE = "cosine"
+    EUCLIDEAN = "euclidean"
+    INNER_PRODUCT = "inner_product"
+    MANHATTAN = "manhattan"
+
+
 class SearchIn(Schema):
-    """Words, the id of a stored image, or both; and what it should not show."""
+    """What is wanted: words, a stored image (`like`), images judged good (`liked`), further
+    `parts`, or a mix. `without`: words for what it should not show. `diversity`: 0, nearest
+    first, to 1. `group`: of each of these, only the nearest image."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -37,8 +126,36 @@ class SearchIn(Schema):
     words: str = Field("", max_length=MAX_WORDS)
     without: str = Field("", max_length=MAX_WORDS)
     like: UUID | None = None
-    collections: list[int] | None = Field(None, min_length=1, max_length=100)
+    region: RegionIn | None = None
+    parts: list[PartIn] = Field([], max_length=MAX_PARTS)
+    liked: list[UUID] = Field([], max_length=MAX_FEEDBACK)
+    disliked: list[UUID] = Field([], max_length=MAX_FEEDBACK)
+    collections: list[Id] | None = Field(None, min_length=1, max_length=100)
+    where: WhereIn | None = None
+    metric: MetricIn = MetricIn.COSINE
+    fusion: Fusion = Fusion.SPACE
+    diversity: float = Field(0.0, ge=0.0, le=1.0)
+    group: Group | None = None
     limit: int = Field(20, ge=1, le=MAX_LIMIT)
+
+    def query(self, image: bytes) -> Query:
+        """Raises ValueError for a mix that is no query."""
+        return Query(
+            words=self.words,
+            image=image,
+            like=self.like,
+            without=self.without,
+            collections=self.collections,
+            region=self.region.region() if self.region else None,
+            parts=tuple(part.part() for part in self.parts),
+            liked=tuple(self.liked),
+            disliked=tuple(self.disliked),
+            where=self.where.filter() if self.where else EVERYTHING,
+            metric=Metric[self.metric.name],
+            fusion=self.fusion,
+            diversity=self.diversity,
+            group=self.group,
+        )
 
 
 class BesideImageIn(Schema):
@@ -46,12 +163,14 @@ class BesideImageIn(Schema):
 
 
 class HitOut(Schema):
-    """`score`: cosine similarity, rounded. `source`: the file's name, where it may be seen."""
+    """`score`: cosine similarity, rounded. `source`: the file's name, where it may be seen.
+    `region`: x, y, width and height of the part it was found by."""
 
     image: UUID
     collection: str
     score: float
     source: str | None
+    region: list[int] | None
     starts_at_s: float | None
     ends_at_s: float | None
 
@@ -66,8 +185,6 @@ class AnswerOut(Schema):
 @router.post("/search", response=AnswerOut, operation_id="search")
 def search_images(request: ApiRequest, asked: SearchIn) -> AnswerOut | HttpResponse:
     """The images nearest to the query, nearest first."""
-    if not (asked.words.strip() or asked.like):
-        return problem(422, "A query needs words or the id of an image.")
     return _answer(request, asked, b"")
 
 
@@ -91,20 +208,14 @@ def search_by_image(
 
 
 def _answer(request: ApiRequest, asked: SearchIn, image: bytes) -> AnswerOut | HttpResponse:
-    tokens.spend_queries(request.auth)
-    query = Query(
-        words=asked.words,
-        without=asked.without,
-        like=asked.like,
-        image=image,
-        collections=asked.collections,
-    )
     try:
+        query = asked.query(image)
+        tokens.spend_queries(request.auth)
         return answer_out(
             search(query, actor=request.auth, purpose=request.purpose, limit=asked.limit)
         )
     except ValueError:
-        return problem(422, "What is wanted and what is not wanted cancel each other out.")
+        return problem(422, "This is no query: what is wanted is missing, or cancels itself out.")
 
 
 def answer_out(answer: Answer) -> AnswerOut:
@@ -117,6 +228,9 @@ def hit_out(hit: Hit) -> HitOut:
         collection=hit.collection,
         score=hit.score,
         source=hit.source,
+        region=None
+        if hit.region is None
+        else [hit.region.x, hit.region.y, hit.region.w, hit.region.h],
         starts_at_s=hit.time.start_s if hit.time else None,
         ends_at_s=hit.time.end_s if hit.time else None,
     )

@@ -27,7 +27,7 @@ def bounded(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     @functools.wraps(view)
     def answered(request: HttpRequest, **parts: Any) -> HttpResponse:
         response = _unfit(request) or view(request, **parts)
-        if response.status_code == 405 and not response.content:  # noqa: PLR2004
+        if response.status_code == 405:  # noqa: PLR2004
             allowed = {"Allow": response.headers.get("Allow", "")}
             return problem(405, "That method is not for this address.", headers=allowed)
         response.headers.setdefault("Cache-Control", "no-store")

@@ -63,7 +63,24 @@ def load(path: Path, key: Ed25519PublicKey) -> Outside:
 
 def _of_folder(folder: Path, until: int | None, key: Ed25519PublicKey) -> Outside:
     outside = Outside()
+    _add(outside, folder, until, key)
+    return outside
+
+
+def follow(outside: Outside, folder: Path, key: Ed25519PublicKey) -> str:
+    """Read on from the newest checkpoint of `outside`; returns the note of what is newest now.
+
+    Empty before the first one. Raises CheckpointInvalid, and `outside` is of no use then.
+    """
+    _add(outside, folder, None, key)
+    return _text(folder / f"{_name(outside.size)}.checkpoint") if outside.checkpoints else ""
+
+
+def _add(outside: Outside, folder: Path, until: int | None, key: Ed25519PublicKey) -> None:
+    known = _name(outside.size) if outside.checkpoints else ""
     for path in sorted(folder.glob("*.checkpoint")):
+        if path.stem <= known:
+            continue
         checkpoint = notes.read(_text(path), key)
         if path.stem != _name(checkpoint.size):
             raise CheckpointInvalid("a checkpoint's file does not have its name")
@@ -77,7 +94,6 @@ def _of_folder(folder: Path, until: int | None, key: Ed25519PublicKey) -> Outsid
                 f"the entries' hashes kept beside checkpoint {checkpoint.size} are not its own"
             )
         outside.checkpoints.append(checkpoint)
-    return outside
 
 
 def extend(outside: Outside) -> str | None:

@@ -22,6 +22,7 @@ from retrieval.models.review import BoxKind, RemovalReason, ReviewBox, Source
 from retrieval.models.second_factor import Authenticator, RecoveryCode
 from retrieval.models.session import Session
 from retrieval.models.token import ApiToken, Scope, ServiceAccount, TokenUse
+from retrieval.models.upload import IdempotentAnswer, Upload
 from retrieval.models.user import User
 from retrieval.models.work import Stage, Work
 
@@ -39,6 +40,7 @@ __all__ = [
     "Embedding",
     "EncoderVersion",
     "Grant",
+    "IdempotentAnswer",
     "Image",
     "ImportBatch",
     "IndexPart",
@@ -63,6 +65,7 @@ __all__ = [
     "SubjectGroupMember",
     "TokenUse",
     "Unit",
+    "Upload",
     "User",
     "Verdict",
     "Work",

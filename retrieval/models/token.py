@@ -2,6 +2,7 @@ import uuid
 from datetime import timedelta
 from typing import Final
 
+from django.contrib.auth.models import UserManager
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
@@ -24,7 +25,9 @@ class Scope(models.TextChoices):
     ADMIN_TOKENS = "admin:tokens", "Rotate itself"
 
 
-class ServiceAccountManager(models.Manager["ServiceAccount"]):
+class ServiceAccountManager(UserManager["ServiceAccount"]):
+    use_in_migrations = False
+
     def get_queryset(self) -> models.QuerySet["ServiceAccount"]:
         return super().get_queryset().filter(responsible__isnull=False)
 
@@ -32,7 +35,7 @@ class ServiceAccountManager(models.Manager["ServiceAccount"]):
 class ServiceAccount(User):
     """A program with a name of its own on the log. It has tokens and never signs in."""
 
-    objects = ServiceAccountManager()  # type: ignore[assignment,misc]  # a program has no password to set
+    objects = ServiceAccountManager()  # type: ignore[misc]  # rows of its own
 
     class Meta:
         proxy = True
