@@ -25,7 +25,7 @@ CREATE POLICY own ON retrieval_idempotentanswer FOR ALL TO cloister_web
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("retrieval", "0018_sign_in"),
+        ("retrieval", "0019_index_upkeep"),
     ]
 
     operations = [
