@@ -11,7 +11,7 @@ export UV_LINK_MODE ?= copy
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 unexport VIRTUAL_ENV
-.PHONY: help setup demo up test check format requirements clean chromium pgbouncer
+.PHONY: help setup demo up test check format requirements clean chromium slapd pgbouncer
 .DEFAULT_GOAL := help
 
 help:
@@ -59,6 +59,12 @@ pgbouncer:
 	  && command -v apt-get >/dev/null && apt-get update -qq \
 	  && apt-get install -qq -y --no-install-recommends pgbouncer >/dev/null; } \
 	  || echo 'no pgbouncer and no right to install it: its tests will say so' >&2
+
+# The tests of the directory ask a real OpenLDAP, which they start and stop; Debian's own stays off.
+slapd:
+	@[ -x /usr/sbin/slapd ] && command -v ldapmodify >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends slapd ldap-utils >/dev/null; } \
+	  || echo 'no slapd and no right to install it: the tests of the directory will say so' >&2
 
 format: setup
 	$(BIN)/ruff format .

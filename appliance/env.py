@@ -228,3 +228,9 @@ def trusted_proxies() -> list[IPv4Network | IPv6Network]:
         return [ip_network(text) for text in texts]
     except ValueError as error:
         raise ImproperlyConfigured("CLOISTER_TRUSTED_PROXIES must be addresses") from error
+
+
+def sign_in_file() -> Path | None:
+    """The operator's file about the organisation's directory, if there is one."""
+    path = os.environ.get("CLOISTER_SIGN_IN")
+    return Path(path) if path else None

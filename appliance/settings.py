@@ -8,6 +8,7 @@ from csp.constants import NONE, SELF
 from django.templatetags.static import static
 
 from appliance import env
+from appliance.directory import configuration
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = env.data_folder()
@@ -46,6 +47,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "appliance.web.middleware.DirectoryMiddleware",
     "appliance.web.middleware.SecondFactorMiddleware",
     "appliance.web.middleware.PasswordChangeMiddleware",
     "appliance.web.middleware.EveryAnswerIsRecordedMiddleware",
@@ -85,7 +87,10 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
 AUTHENTICATION_BACKENDS = [
     "axes.backends.AxesStandaloneBackend",
     "django.contrib.auth.backends.ModelBackend",
+    "appliance.directory.ldap.Backend",
+    "appliance.directory.oidc.Backend",
 ]
+CLOISTER_SIGN_IN = configuration.read(env.sign_in_file())
 AXES_HANDLER = "appliance.web.lockout.Handler"
 AXES_LOCKOUT_PARAMETERS = "appliance.web.lockout.parameters"
 AXES_FAILURE_LIMIT = 100  # hundredths of a rule: the numbers are in lockout.py

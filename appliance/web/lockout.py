@@ -33,6 +33,8 @@ class Handler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
         **_signal: object,
     ) -> None:
         """Count, and nothing else: axes would keep the form as well, and what stood in it."""
+        if "username" not in credentials:
+            return  # an OpenID provider's answer: nothing was guessed here
         self.clean_expired_user_attempts(request, credentials)
         state: Any = request
         if state.axes_locked_out:
@@ -52,6 +54,8 @@ class Handler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
 
     def get_failures(self, request: HttpRequest, credentials: dict[str, Any] | None = None) -> int:
         """The failures of the rule that is nearest to its end, in hundredths of its limit."""
+        if credentials is not None and credentials.get("username") is None:
+            return 0
         counted = [
             sum(attempts.values_list("failures_since_start", flat=True))
             for attempts in self.get_user_attempts(request, credentials)

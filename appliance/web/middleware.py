@@ -1,19 +1,23 @@
 """What every answer passes through."""
 
 import logging
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
 from csp.constants import UNSAFE_EVAL, UNSAFE_INLINE
 from csp.decorators import csp_update
-from django.db import InterfaceError, OperationalError
+from django.conf import settings
+from django.contrib.auth import logout
+from django.db import InterfaceError, OperationalError, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.http import urlencode
 from django_htmx.http import HttpResponseClientRedirect
 
-from appliance.web import second_factor
+from appliance.directory import accounts, ldap
+from appliance.web import second_factor, sessions
 from appliance.web.views import errors
 from retrieval import audit
 from retrieval import second_factor as factors
@@ -25,6 +29,7 @@ from retrieval.errors import (
     StorageCorrupt,
 )
 from retrieval.models import Kind, User
+from retrieval.models.user import Directory
 
 log = logging.getLogger("cloister.web")
 
@@ -80,7 +85,72 @@ class UploadLimitMiddleware:
         return self.get_response(request)
 
 
-BEFORE_THE_SECOND_FACTOR: Final = ("healthz", "sign_in", "sign_out", "second_factor")
+BEFORE_THE_DIRECTORY: Final = (
+    "healthz",
+    "sign_in",
+    "sign_out",
+    "oidc_authentication_init",
+    "oidc_authentication_callback",
+)
+CHECKED_AT: Final = "directory_checked_at"
+
+
+class DirectoryMiddleware:
+    """Who is not let in by the directory any more is let out here, at the next check."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, _view: Callable[..., Any], _args: object, _kwargs: object
+    ) -> HttpResponse | None:
+        user = request.user
+        if _route(request) in BEFORE_THE_DIRECTORY or not isinstance(user, User):
+            return None
+        if not user.directory or not _is_check_due(request, Directory(user.directory)):
+            return None
+        if user.directory == Directory.OIDC and settings.CLOISTER_SIGN_IN.oidc is not None:
+            # Its own session answers for whom it still lets in, without a word typed.
+            return _send_to(request, "oidc_authentication_init")
+        return self._check(request, user)
+
+    def _check(self, request: HttpRequest, user: User) -> HttpResponse | None:
+        try:
+            entry = ldap.current_entry(user)
+        except ServicesUnavailable as error:
+            log.error("no answer: %s", type(error).__name__)  # noqa: TRY400  as elsewhere here
+            return errors.unavailable(request)
+        if entry is None:
+            return _let_out(request, user)
+        accounts.keep(user, entry)
+        request.session[CHECKED_AT] = int(time.time())
+        return None
+
+
+def _is_check_due(request: HttpRequest, directory: Directory) -> bool:
+    """Always where the directory is configured no more: then nobody answers for the account."""
+    if "_auth_user_id" not in request.session:
+        return False  # let in by a token, which its own rules end
+    sign_in = settings.CLOISTER_SIGN_IN
+    asked = sign_in.ldap if directory is Directory.LDAP else sign_in.oidc
+    age_s = time.time() - request.session.get(CHECKED_AT, 0)
+    return asked is None or not 0 <= age_s < 60 * asked.recheck_min
+
+
+def _let_out(request: HttpRequest, user: User) -> HttpResponse:
+    with transaction.atomic():
+        ended = sessions.end(user)
+        audit.record_in_transaction(
+            Kind.SESSIONS_ENDED, actor=None, user=user.pk, sessions=ended, by="directory"
+        )
+    logout(request)
+    return _send_to(request, "sign_in")
+
+
+BEFORE_THE_SECOND_FACTOR: Final = (*BEFORE_THE_DIRECTORY, "second_factor")
 """Routes that a session may use which was opened with half of what its user must show."""
 
 

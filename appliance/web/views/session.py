@@ -1,5 +1,8 @@
 """Signing in and out, passwords, and the declared purpose of use. All of it on the log."""
 
+from typing import Any
+
+from django.conf import settings
 from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView, LogoutView, PasswordChangeView
@@ -25,6 +28,12 @@ class SignIn(LoginView):
         if request.headers.get("HX-Request"):
             return HttpResponseClientRedirect(str(reverse_lazy("sign_in")))
         return super().get(request, *args, **kwargs)
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        provider = settings.CLOISTER_SIGN_IN.oidc
+        kwargs["provider"] = None if provider is None else provider.title
+        kwargs["is_refused"] = "refused" in self.request.GET
+        return super().get_context_data(**kwargs)
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         audit.record(Kind.SIGNED_IN, actor=form.get_user())
