@@ -49,6 +49,8 @@ FULL_EF_SEARCH = 100
 GLANCE_EF_SEARCH = 20
 """What a glance at one of many partitions looks at. Measured: docs/benchmarks.md."""
 MAX_EF_SEARCH = 1000
+BACKGROUND = 256
+BACKGROUND_COLLECTIONS = 16
 DEADLINE_S = 10
 SETTLING = timedelta(seconds=30)
 """What was indexed so recently may just be on its way into the other encoders' indexes."""
@@ -369,6 +371,35 @@ def sample_vectors(collection_id: int, count: int, *, encoder: EncoderVersion) -
     found = list(rows.filter(image_id__gte=uuid4()).order_by("image_id")[:count])
     found += list(rows.order_by("image_id")[: count - len(found)])
     return np.array([row.vector for row in found], np.float32)
+
+
+def background(vector: np.ndarray, *, within: Sequence[int], encoder: EncoderVersion) -> np.ndarray:
+    """Cosine similarities of `vector` to at most BACKGROUND of the permitted whole images.
+
+    Always the same ones while nothing is added: equal questions have equal answers. Ids are
+    random, so the first of each collection are a sample. Inside `access.acting_as`.
+    """
+    # Of many collections every nth: each is a partition to be planned and opened.
+    asked = sorted(within)[:: -(-len(within) // BACKGROUND_COLLECTIONS)]
+    each = sql.SQL(
+        "(SELECT 1 - (vector::halfvec({d}) <=> {v}::halfvec({d})) FROM retrieval_embedding"
+        " WHERE collection_id = {collection} AND encoder_id = {encoder} AND region = {whole}"
+        " ORDER BY image_id LIMIT {share})"
+    )
+    samples = sql.SQL(" UNION ALL ").join(
+        each.format(
+            d=sql.Literal(encoder.dimensions),
+            v=sql.Literal(HalfVector(vector).to_text()),
+            collection=sql.Literal(int(collection_id)),
+            encoder=sql.Literal(encoder.pk),
+            whole=sql.Literal(WHOLE_IMAGE),
+            share=sql.Literal(-(-BACKGROUND // len(asked))),
+        )
+        for collection_id in asked
+    )
+    with connection.cursor() as cursor, _deadline():
+        cursor.execute(samples)
+        return np.array([similarity for (similarity,) in cursor.fetchall()], np.float64)
 
 
 def nearest(

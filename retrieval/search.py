@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import sqrt
 from typing import Final
 from uuid import UUID
@@ -9,7 +10,7 @@ from uuid import UUID
 import numpy as np
 from pgvector.django import HammingDistance
 
-from retrieval import access, audit, fusion, index, kept_queries, queue, storage
+from retrieval import access, audit, confidence, fusion, index, kept_queries, queue, storage
 from retrieval.errors import AccessDenied, EncoderUnavailable
 from retrieval.index import Metric, Neighbour
 from retrieval.models import Collection, EncoderVersion, Image, Kind, Purpose, State, User
@@ -18,12 +19,14 @@ from retrieval.models.image import Region, TimeRange
 from retrieval.query import Fusion, Group, Part, Query
 
 MAX_LIMIT = 200
+NOBODY = 0
+"""Who asks the worker in the appliance's own name."""
 POOL = 5
 """So many times the wanted images are looked at to choose from: by rank, variety or group."""
 MAX_POOL = 2000
-DUPLICATE_BITS = 8
+DUPLICATE_BITS = 10
 """Perceptual hashes of 64 bits that differ in so few are of one picture."""
-DUPLICATE_SIMILARITY = 0.97
+DUPLICATE_SIMILARITY = 0.93
 SCORE_DIGITS = 3
 """Scores are rounded: finer ones would let a caller triangulate a vector."""
 
@@ -47,11 +50,15 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
+    """`confident`: whether the nearest stands out, or None where that cannot be told."""
+
     hits: list[Hit]
     audit_number: int
+    confident: bool | None = None
 
 
 Scored = tuple[Neighbour, float]
+Found = tuple[list[Hit], bool | None]
 
 
 def search(query: Query, *, actor: User, purpose: Purpose, limit: int = 20) -> Answer:
@@ -62,7 +69,7 @@ def search(query: Query, *, actor: User, purpose: Purpose, limit: int = 20) -> A
     be used), AuditUnavailable.
     """
 
-    def find(permitted: list[Collection]) -> list[Hit]:
+    def find(permitted: list[Collection]) -> Found:
         return _nearest(query, permitted, actor, purpose, min(max(limit, 0), MAX_LIMIT))
 
     return _recorded(find, actor, purpose, query)
@@ -74,14 +81,15 @@ def near_duplicates(image_id: UUID, *, actor: User, purpose: Purpose, limit: int
     By perceptual hash or by vector. Recorded like a search, and raises as one.
     """
 
-    def find(permitted: list[Collection]) -> list[Hit]:
-        return _alike(image_id, permitted, actor, purpose, min(max(limit, 0), MAX_LIMIT))
+    def find(permitted: list[Collection]) -> Found:
+        hits = _alike(image_id, permitted, actor, purpose, min(max(limit, 0), MAX_LIMIT))
+        return hits, bool(hits)
 
     return _recorded(find, actor, purpose, Query(like=image_id), duplicates=True)
 
 
 def _recorded(
-    find: Callable[[list[Collection]], list[Hit]],
+    find: Callable[[list[Collection]], Found],
     actor: User,
     purpose: Purpose,
     query: Query,
@@ -99,7 +107,7 @@ def _recorded(
         audit.record(Kind.SEARCH_DENIED, actor=actor, purpose=purpose, **told)
         raise AccessDenied(f"user {actor.pk} has no collection to search")
     try:
-        hits = find(permitted)
+        hits, confident = find(permitted)
     except Exception as error:
         failure = type(error).__name__
         audit.record(Kind.SEARCH_FAILED, actor=actor, purpose=purpose, error=failure, **told)
@@ -122,7 +130,7 @@ def _recorded(
         actor=actor,
         purpose=purpose,
     )
-    return Answer(hits, number)
+    return Answer(hits, number, confident)
 
 
 def _what_the_log_tells(query: Query) -> dict[str, audit.type_of_detail]:
@@ -139,7 +147,7 @@ def _what_the_log_tells(query: Query) -> dict[str, audit.type_of_detail]:
 
 def _nearest(
     query: Query, permitted: list[Collection], actor: User, purpose: Purpose, limit: int
-) -> list[Hit]:
+) -> Found:
     within = [c.pk for c in permitted]
     encoder = index.live_encoder()
     stored: dict[UUID, Image] = {}
@@ -148,12 +156,43 @@ def _nearest(
         with access.acting_as(actor, purpose):
             stored, known = _stored(query.stored(), within, encoder)
     vectors = _query_vectors(query, _encode(query, stored, known, actor, encoder), known)
+    is_words = not query.liked and all(part.words for part in query.all_parts())
+    other_words = _other_words(encoder.name) if is_words else ()
     with access.acting_as(actor, purpose):
         neighbours, images = _candidates(query, vectors, within, encoder, limit)
+        confident = (
+            _is_confident(neighbours[0], vectors[0][0], other_words, within, encoder)
+            if neighbours and len(vectors) == 1 and query.metric is not Metric.MANHATTAN
+            else None
+        )
         if query.diversity:
             neighbours = _diversified(query, neighbours, within, encoder, limit)
     scored = [(n.image_id, score) for n, score in neighbours[:limit]]
-    return _hits(scored, images, permitted, actor, purpose)
+    return _hits(scored, images, permitted, actor, purpose), confident
+
+
+def _is_confident(
+    first: Scored,
+    vector: np.ndarray,
+    other_words: Sequence[np.ndarray],
+    within: Sequence[int],
+    encoder: EncoderVersion,
+) -> bool | None:
+    neighbour, score = first
+    images = index.vectors_among([neighbour.image_id], within=within, encoder=encoder)
+    among_words = [float(row @ other) for row in images.values() for other in other_words]
+    among_images = index.background(vector, within=within, encoder=encoder)
+    return confidence.is_confident(score, among_images, np.array(among_words))
+
+
+@lru_cache(maxsize=4)
+def _other_words(encoder_name: str) -> Sequence[np.ndarray]:
+    """What the nearest image is also held against: encoded once for each encoder and process."""
+    words = [queue.ToEncode(words=each) for each in confidence.OTHER_WORDS]
+    encoded = queue.encode_query(words, asker=NOBODY)
+    if encoded.encoder != encoder_name:
+        raise EncoderUnavailable("the live encoder changed while the query was encoded")
+    return encoded.vectors
 
 
 def _hits(

@@ -428,6 +428,42 @@ def test_no_query_prints_its_words_or_its_image() -> None:
     assert "zebra" not in repr(queue.ToEncode("zebra", b"zebra"))
 
 
+@pytest.mark.parametrize(("nearest", "confident"), [([1, 0, 0], True), ([0.5, 1, 0], False)])
+def test_an_answer_says_whether_its_nearest_image_stands_out(
+    mine: Collection, reader: User, nearest: list[float], confident: bool
+) -> None:
+    make_images(mine, [[n / 100 - 0.3, 1, 0] for n in range(60)])
+    make_image(mine, nearest)
+
+    answer = search(Query(image=b"example"), actor=reader, purpose=Purpose.TREATMENT)
+
+    assert answer.confident is confident
+
+
+def test_of_a_few_images_it_is_not_told_whether_one_stands_out(
+    mine: Collection, reader: User
+) -> None:
+    make_images(mine, [[1, 0, 0], [0, 1, 0]])
+
+    answer = search(Query(image=b"example"), actor=reader, purpose=Purpose.TREATMENT)
+
+    assert answer.confident is None
+
+
+def test_what_stands_out_is_told_from_permitted_images_alone(
+    mine: Collection, reader: User
+) -> None:
+    make_images(make_collection(), [[0.1, 1, n / 60] for n in range(60)])
+    make_image(mine, [1, 0, 0])
+
+    with access.acting_as(reader, Purpose.TREATMENT):
+        among = index.background(
+            np.array([1, 0, 0], np.float32), within=[mine.pk], encoder=index.live_encoder()
+        )
+
+    assert len(among) == 1
+
+
 def last_event() -> AuditEvent:
     with access.acting_as(operator(), Purpose.ADMINISTRATION):
         event = AuditEvent.objects.first()

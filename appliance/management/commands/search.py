@@ -152,12 +152,15 @@ def as_document(answer: Answer) -> dict[str, Any]:
             }
             for hit in answer.hits
         ],
+        "confident": answer.confident,
         "audit": answer.audit_number,
     }
 
 
 def as_table(answer: Answer) -> Table:
     caption = f"recorded as audit entry {answer.audit_number}"
+    if answer.confident is False:
+        caption = f"no confident match; {caption}"
     table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("score", justify="right")
     table.add_column("source", overflow="fold")
