@@ -38,7 +38,7 @@ from workers import query, stages, tasks
 from workers.encode import registry
 from workers.encode.encoder import NoTextTower, Pixels, Vectors
 from workers.finetune import account, attack, private, residual, run, train
-from workers.finetune.collection import gather, read_words
+from workers.finetune.collection import gather, in_words, read_words
 from workers.finetune.data import Private
 from workers.finetune.verify import check
 
@@ -478,6 +478,52 @@ def test_a_subjects_images_are_one_unit_and_never_both_trained_on_and_measured(
     assert len(found.private.images) == 5  # 1 and 5, 2 and 6, 3: nothing is said of 7
     assert len(found.held_out.images) == 3  # 0, 4 and 8 by its id
     assert (found.without_subject, found.without_words) == (1, 1)
+
+
+def test_radiographs_with_a_finding_each_are_trained_towards_prototypes_by_subject(
+    collection: Collection, tmp_path: Path
+) -> None:
+    """As chest radiographs come: a file of labels, patients with several images, known classes."""
+    encoder, lines = Colours(), ["file\tlabel"]
+    findings = ("pneumonia", "effusion", "no finding")
+    with access.acting_as(operator(), Purpose.ADMINISTRATION):
+        subjects = [Subject(collection=collection, pseudonym=f"p{n}") for n in range(20)]
+        Subject.objects.bulk_create(subjects)
+    for number in range(IMAGES):
+        finding = findings[number % 3]
+        colour = as_colour(finding) + number % 7
+        (vector,) = encoder.encode_images(torch.tensor(colour[None]).float())
+        name = f"{number}.dcm"
+        make_image(collection, vector.tolist(), name=name, subject=subjects[number // 2])
+        lines.append(f"{name}\t{finding}")
+    (tmp_path / "labels.tsv").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "classes.txt").write_text("\n".join(findings), encoding="utf-8")
+
+    with database.role("worker"):
+        told = finetune(
+            tmp_path / "labels.tsv", classes=tmp_path / "classes.txt", objective="grouped"
+        )
+
+    assert (told["unit"], told["images"]) == ("subject", IMAGES)
+    assert told["units"] + told["held_out_units"] == 20
+    assert verify(told["certificate_file"])["verified"]
+    fields = json.loads(Path(told["certificate_file"]).read_text())["fields"]
+    assert fields["clipping"] == "per unit and group"
+    assert fields["sensitivity"] == fields["clipping_norm"] + 2 * fields["group_clipping_norm"]
+
+
+def test_the_prototypes_of_the_fields_classes_are_the_first_anchors() -> None:
+    encoder = Colours()
+    words = residual.public_vectors(encoder, residual.PUBLIC_WORDS[:30])
+    prototypes = residual.prototypes(encoder, ["effusion", "effusion", "mass"])
+    by_hand = encoder.encode_texts(in_words("mass")).mean(0)
+
+    anchors = residual.space_of(words, classes=prototypes).anchors
+
+    assert np.allclose(prototypes[1], by_hand, atol=1e-6)
+    assert np.allclose(anchors[1], by_hand / np.linalg.norm(by_hand), atol=1e-5)
+    assert np.allclose(anchors[2:], words, atol=1e-5)
+    assert len(residual.prototypes(encoder, [])) == 0
 
 
 def test_a_name_of_several_images_is_refused_as_one_would_take_anothers_place(

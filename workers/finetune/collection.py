@@ -22,8 +22,9 @@ from workers.encode.encoder import Encoder, NoTextTower
 from workers.finetune.data import Floats, Private, collect
 from workers.finetune.run import HeldOut
 
-PROTOTYPE = "a photograph of {}"
-"""A label becomes these words (Radford et al. 2021, arXiv 2103.00020, section 3.1.4)."""
+TEMPLATES = ("a photograph of {}", "an image showing {}", "{}")
+"""A label becomes these words, and their mean its prototype: one template says less than several
+(Radford et al. 2021, arXiv 2103.00020, section 3.1.4)."""
 TEXTS_AT_ONCE = 64
 MAX_CAPTIONS_BYTES = 256 * 1024 * 1024
 
@@ -156,8 +157,12 @@ def _words(rows: csv.DictReader[str]) -> Words:
         name, text = (row["file"] or "").strip(), (row[column] or "").strip()
         if not name or not text:
             raise CaptionsUnreadable(f"line {rows.line_num} lacks a file or its words")
-        found[name].append(text if column == "caption" else PROTOTYPE.format(text))
+        found[name] += [text] if column == "caption" else in_words(text)
     return dict(found)
+
+
+def in_words(label: str) -> list[str]:
+    return [template.format(label) for template in TEMPLATES]
 
 
 def _names(image: Image) -> frozenset[str]:

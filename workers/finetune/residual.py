@@ -17,7 +17,7 @@ from retrieval.budget import Mechanism
 from retrieval.errors import BudgetExceeded, CaptionsUnreadable
 from workers.encode.encoder import Encoder
 from workers.finetune.account import noise_for
-from workers.finetune.collection import PROTOTYPE, TEXTS_AT_ONCE, embed_texts
+from workers.finetune.collection import TEMPLATES, TEXTS_AT_ONCE, embed_texts, in_words
 from workers.finetune.data import Floats
 from workers.finetune.features import Space
 from workers.finetune.objective import Grouped, LeastSquares, Objective, PerExample
@@ -25,7 +25,7 @@ from workers.finetune.run import Plan
 from workers.finetune.train import Recipe
 
 OBJECTIVES = ("least-squares", "per-example", "grouped")
-PUBLIC_WORDS = tuple(PROTOTYPE.format(name) for name in IMAGENET_CLASSNAMES)
+PUBLIC_WORDS = tuple(TEMPLATES[0].format(name) for name in IMAGENET_CLASSNAMES)
 """The names of ImageNet's classes, as open_clip ships them."""
 FEWEST_PUBLIC_TEXTS = 16
 RANK = 64
@@ -56,22 +56,33 @@ def public_vectors(encoder: Encoder, texts: Sequence[str]) -> Floats:
     )
 
 
-def space_of(texts: Floats, *, rank: int = RANK) -> Space:
+def prototypes(encoder: Encoder, classes: Sequence[str]) -> Floats:
+    """(classes, dimensions): of each public class the mean of its words' vectors."""
+    texts = [text for name in dict.fromkeys(classes) for text in in_words(name)]
+    starts = range(0, len(texts), TEXTS_AT_ONCE)
+    rows = [embed_texts(encoder, texts[start : start + TEXTS_AT_ONCE]) for start in starts]
+    each = np.concatenate(rows) if rows else np.zeros((0, encoder.dimensions), np.float32)
+    return np.asarray(each.reshape(-1, len(TEMPLATES), encoder.dimensions).mean(1))
+
+
+def space_of(texts: Floats, *, classes: Floats | None = None, rank: int = RANK) -> Space:
     """A space whose head is the identity, from public words' vectors, (P, dimensions) unit rows.
 
     The directions are the words' principal ones, unscaled: inputs are parts of unit vectors.
+    classes: (C, dimensions) frozen prototypes that images are told apart from before all words.
     """
     rows = torch.from_numpy(texts)
     centred = rows - rows.mean(0)
     _, directions = torch.linalg.eigh(centred.T @ centred)
     dimensions = rows.shape[1]
+    first = rows[:0] if classes is None else torch.from_numpy(classes)
     return Space(
         image_mean=torch.zeros(dimensions),
         text_mean=torch.zeros(dimensions),
         base=torch.eye(dimensions),
         whiten=directions.flip(1)[:, : min(rank, dimensions, len(texts) - 1)].contiguous(),
         radius=RADIUS,
-        anchors=functional.normalize(rows, dim=-1)[:ANCHORS].clone(),
+        anchors=functional.normalize(torch.cat([first, rows]), dim=-1)[:ANCHORS].clone(),
     )
 
 

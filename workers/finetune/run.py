@@ -185,7 +185,7 @@ def _train(
 ) -> tuple[State, attack.Canaries]:
     """The trained state and its canaries. Steps lost in an interruption stay spent."""
     total = plan.mechanism.steps
-    name = _digest(private, plan)
+    name = _digest(private, space, plan)
     if claimed is None:
         canaries = attack.plant(plan.canaries, like, radius=space.radius)
         state, lost = begin(plan.objective), 0
@@ -216,14 +216,18 @@ def _twin(own: Rows, plan: Plan) -> State:
     return train(plan.objective, own, bare, plan.recipe, expected_parts=parts)
 
 
-def _digest(private: Private, plan: Plan) -> str:
+def _digest(private: Private, space: Space, plan: Plan) -> str:
+    """Of all that a state is a state of; words of another file are another space."""
     objective = plan.objective
+    public = hashlib.sha256()
+    for part in (space.whiten, space.base, space.image_mean, space.text_mean, space.anchors):
+        public.update(part.numpy().tobytes())
     numbers = {
         part.name: getattr(objective, part.name)
         for part in fields(objective)  # type: ignore[arg-type]  # every objective is a dataclass
         if isinstance(getattr(objective, part.name), (int, float, str, type(None)))
     }
-    said = (numbers, objective.size)
+    said = (numbers, objective.size, space.radius, public.hexdigest())
     rest = (plan.mechanism, plan.recipe, plan.delta, plan.canaries, tuple(plan.prior))
     return hashlib.sha256(f"{private.digest} {said} {rest}".encode()).hexdigest()
 

@@ -56,6 +56,12 @@ class Command(BaseCommand):
             metavar="FILE",
             help="lines of the field's language that nobody needs protecting from",
         )
+        parser.add_argument(
+            "--classes",
+            type=Path,
+            metavar="FILE",
+            help="lines: the field's classes, public; images are told apart from each's prototype",
+        )
         parser.add_argument("--base", metavar="ENCODER", help="the live one unless told another")
         parser.add_argument("--name", help="of the new encoder")
         parser.add_argument("--as", dest="user", default=access.OPERATOR, metavar="USER")
@@ -97,6 +103,7 @@ class Command(BaseCommand):
         public = residual.PUBLIC_WORDS
         if options["public_texts"]:
             public = tuple(gathering.read_lines(options["public_texts"]))
+        classes = gathering.read_lines(options["classes"]) if options["classes"] else []
         with private.alone_on(collection):
             encoder = registry.load(base.name, source=base.source or None, digest=base.digest)
             with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -111,7 +118,8 @@ class Command(BaseCommand):
                 )
                 public_texts = residual.public_vectors(encoder, public)
             self.stderr.write(_of_gathered(gathered))
-            space = residual.space_of(public_texts)
+            prototypes = residual.prototypes(encoder, classes)
+            space = residual.space_of(public_texts, classes=prototypes)
             plan = residual.plan_for(
                 options["objective"],
                 space,
