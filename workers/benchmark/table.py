@@ -3,15 +3,22 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from retrieval.models import PrivacyProfile, User
+
 Cell = str | int | float | None
 
 
 @dataclass(frozen=True)
 class Setting:
-    """data: the folder of public data. files: at most so many files of each set, None for all."""
+    """data: the folder of public data. files: at most so many files of each set, None for all.
+
+    profile: whose detectors are also judged by what reviewers released, as `user` may review it.
+    """
 
     data: Path
     files: int | None = None
+    profile: PrivacyProfile | None = None
+    user: User | None = None
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,18 @@ _MAX_HEIGHT = 2.0  # of the code's length
 _MAX_ENLARGED_PX = 2500
 # Linear codes are read when level within some twenty degrees; degrees by which we turn besides.
 _SLANTS = (30.0, 60.0)
+# Local contrast of the stretched views.
+_CLIP, _GRID = 8.0, (8, 8)
+# Grey levels at which a picture is cut into black and white.
+_LEVELS = range(16, 256, 16)
 
 _LINEAR = frozenset(
     zxingcpp.barcode_formats_list(zxingcpp.BarcodeFormats(zxingcpp.BarcodeFormat.AllLinear))
 )
+
+
+Grey = npt.NDArray[np.uint8]
+Points = npt.NDArray[np.float64]
 
 
 class CodeDetector(Protocol):
@@ -38,8 +46,9 @@ class ZxingCodes:
     """ZXing-C++ (Apache-2.0): QR, Data Matrix, Aztec, PDF417 and the linear codes.
 
     It reads level codes in every quarter turn and inverted; here it also sees the picture
-    enlarged, halved and slanted. Matrix codes with a wrong check sum count: a scanner may do
-    better. Linear ones do not: grain and edges pass for them.
+    enlarged, halved, slanted, with its contrast stretched, and in black and white. Matrix codes
+    with a wrong check sum count: a scanner may do better. Linear ones do not: grain and edges pass
+    for them.
     """
 
     name = "zxing"
@@ -50,10 +59,8 @@ class ZxingCodes:
             return ()
         grey = np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
         marks = []
-        for seen, back in _views(grey):
-            for code in zxingcpp.read_barcodes(seen, return_errors=True):
-                if not code.valid and code.format in _LINEAR:
-                    continue
+        for seen, back, codes in _looks(grey):
+            for code in codes:
                 corners = _corners(code.position)
                 if code.format in _LINEAR:
                     corners = _whole_stripes(seen, corners)
@@ -63,8 +70,33 @@ class ZxingCodes:
         return without_inner(marks)
 
 
-Grey = npt.NDArray[np.uint8]
-Points = npt.NDArray[np.float64]
+def _looks(grey: Grey) -> Iterator[tuple[Grey, Points, list[zxingcpp.Barcode]]]:
+    """Yield each view, the (2, 3) map from there back to the picture, and the codes in it."""
+    for seen, back in _views(grey):
+        found = zxingcpp.read_barcodes(seen, return_errors=True)
+        yield seen, back, [code for code in found if code.valid or not _is_invented(code)]
+    # The corner of a faint Data Matrix shows in black and white alone, cut at the right level. So
+    # many views would invent many: here what is read counts.
+    for level in _LEVELS:
+        cut = np.where(grey > level, np.uint8(255), np.uint8(0))
+        yield (
+            cut,
+            np.eye(2, 3),
+            zxingcpp.read_barcodes(
+                cut,
+                formats=zxingcpp.BarcodeFormats(zxingcpp.BarcodeFormat.DataMatrix),
+                binarizer=zxingcpp.Binarizer.BoolCast,
+            ),
+        )
+
+
+def _is_invented(code: zxingcpp.Barcode) -> bool:
+    """Whether what cannot be read is no code: bones and ribs hold bars, and corners of a matrix.
+
+    A matrix of a size that there is none of was seen in one X-ray of 23, over all of it.
+    """
+    error = None if code.error is None else code.error.type
+    return code.format in _LINEAR or error == zxingcpp.ErrorType.Format
 
 
 def _views(grey: Grey) -> Iterator[tuple[Grey, Points]]:
@@ -76,6 +108,9 @@ def _views(grey: Grey) -> Iterator[tuple[Grey, Points]]:
         back = np.array([[width / size[0], 0, 0], [0, height / size[1], 0]], np.float64)
         seen = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         yield np.asarray(seen, np.uint8), back
+        # What is printed faintly, or photographed in bad light.
+        stretched = cv2.createCLAHE(_CLIP, _GRID).apply(np.asarray(seen, np.uint8))
+        yield np.asarray(stretched, np.uint8), back
     for angle in _SLANTS:
         there = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
         side = int(np.ceil(np.hypot(height, width)))
