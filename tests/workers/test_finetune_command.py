@@ -556,6 +556,19 @@ def test_a_trained_encoder_without_its_certificate_answers_nothing(
 
 
 @pytest.mark.usefixtures("worker")
+def test_an_encoder_whose_certificate_contradicts_itself_is_not_switched_to(
+    captions: Path, superuser: Superuser
+) -> None:
+    finetune(captions)
+    fields = json.loads(Certificate.objects.get().document)["fields"]
+    forged = signed(fields | {"sampler": "shuffled"}, keys.signing_key())
+    superuser.execute("UPDATE retrieval_certificate SET document = %s", [forged])
+
+    with pytest.raises(CommandError, match="another sampler"):
+        call_command("encoder", "switch", "better", stdout=io.StringIO())
+
+
+@pytest.mark.usefixtures("worker")
 def test_the_certificates_data_digest_confirms_no_guess_of_the_data(
     captions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,9 +5,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import InterfaceError, OperationalError
 from rich.console import Console
 
-from retrieval import access, audit, index, outbox, upkeep
-from retrieval.errors import CloisterError, ModelRefused
-from retrieval.models import Collection, EncoderVersion, Kind, Stage, Work
+from retrieval import access, audit, index, keys, outbox, upkeep
+from retrieval.errors import CertificateRefused, CloisterError, ModelRefused
+from retrieval.models import Certificate, Collection, EncoderVersion, Kind, Stage, Work
 from workers.encode.registry import is_private_head, load
 
 
@@ -79,6 +79,7 @@ class Command(BaseCommand):
 
     def switch(self, version: EncoderVersion) -> None:
         index.require_in_use(version)
+        require_sound(version)
         with Console(stderr=True).status("building its indexes") as status:
             upkeep.build_missing(
                 version,
@@ -97,6 +98,16 @@ def find_encoder(name: str) -> EncoderVersion:
         return EncoderVersion.objects.get(name=name)
     except EncoderVersion.DoesNotExist as error:
         raise CommandError(f"no encoder named {name!r}") from error
+
+
+def require_sound(version: EncoderVersion) -> None:
+    """Raise CertificateRefused where ε does not follow from what its certificate says."""
+    # Its accountants take seconds to load: the other verbs do not wait for them.
+    from workers.finetune.verify import check  # noqa: PLC0415
+
+    for certificate in Certificate.objects.filter(encoder=version):
+        if problem := check(certificate.document, keys.public_key()).problem:
+            raise CertificateRefused(f"the certificate does not hold: {problem}")
 
 
 def record(version: EncoderVersion, change: str) -> None:
