@@ -1,5 +1,6 @@
 """A picture is released only when a second look finds nobody; else a person decides."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from retrieval.errors import Reason
 from tests.decode import samples
 from workers.decode.sandbox import Decoded, decode
 from workers.deidentify.faces import Face, Pixels, Union, union
-from workers.deidentify.marks import Mark
+from workers.deidentify.marks import Mark, cover_marks
 from workers.deidentify.obscure import Shape, Style
 from workers.deidentify.verdict import (
     PROFILES,
@@ -198,6 +199,40 @@ def test_a_face_beside_one_at_an_edge_is_for_a_person_at_once() -> None:
     )
 
     assert (result.verdict, result.reason) == ("review", Reason.FACE_STILL_FOUND)
+
+
+@pytest.mark.parametrize("shape", ["box", "ellipse"])
+@pytest.mark.parametrize("style", ["solid", "mosaic"])
+def test_a_cover_that_is_not_in_the_pixels_shows_nothing(
+    monkeypatch: pytest.MonkeyPatch, style: Style, shape: Shape
+) -> None:
+    """A later look would take the face for its own cover, by its place."""
+    monkeypatch.setattr("workers.deidentify.verdict.cover", lambda pixels, *_, **__: pixels.copy())
+
+    result = deidentify(
+        PHOTOGRAPH, Profile("test", cover=style, shape=shape), Detectors(Scripted([[FACE], [FACE]]))
+    )
+
+    assert (result.verdict, result.reason) == ("review", Reason.DETECTOR_FAILED)
+    assert not result.pixels.any()
+
+
+def test_a_mark_that_is_not_covered_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = Mark(((2, 50), (20, 50), (20, 58), (2, 58)), 0.9, "text", "held")
+    calls: list[Iterable[Mark]] = []
+
+    def forgets_once(pixels: Pixels, marks: Iterable[Mark]) -> Pixels:
+        calls.append(marks)
+        return pixels.copy() if len(calls) == 1 else cover_marks(pixels, marks)
+
+    monkeypatch.setattr("workers.deidentify.verdict.cover_marks", forgets_once)
+
+    one = deidentify_frames(
+        PHOTOGRAPH.pixels[None], PROFILE, Detectors(Scripted([NOBODY])), Boxes(text=(words,))
+    )
+
+    assert (one.verdict, one.reason) == ("review", Reason.DETECTOR_FAILED)
+    assert not one.frames.any()
 
 
 def test_a_failing_third_look_shows_nothing() -> None:

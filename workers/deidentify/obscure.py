@@ -70,6 +70,35 @@ def cover(
     return covered
 
 
+def is_covered(
+    pixels: Pixels,
+    faces: Iterable[Face],
+    *,
+    style: Style,
+    shape: Shape,
+    cells: int,
+    margin: float,
+) -> bool:
+    """Whether nothing but covers lies where `cover` should have put them on (H, W, 3) `pixels`.
+
+    Asked of the pixels themselves: a later look takes what lies in a cover's place for that cover.
+    """
+    height, width = pixels.shape[:2]
+    boxes = [face.box for face in faces]
+    hidden = _hidden(boxes, shape, margin, height, width)
+    if style == "solid":
+        return not pixels[hidden].any()
+    for top, bottom, left, right in _apart(
+        [_reach(box, shape, margin, height, width) for box in boxes]
+    ):
+        part = pixels[top:bottom, left:right][hidden[top:bottom, left:right]].astype(np.uint32)
+        colours = np.unique(part[:, 0] << 16 | part[:, 1] << 8 | part[:, 2])
+        # A cell's averages, and the black of writing that was covered there.
+        if len(colours) > cells**2 + 1:
+            return False
+    return True
+
+
 Area = tuple[int, int, int, int]
 
 

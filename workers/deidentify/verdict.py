@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from django.conf import settings
 
-from retrieval.errors import Reason
+from retrieval.errors import NotDeidentified, Reason
 from workers.decode.sandbox import Decoded
 from workers.deidentify.allowed import MAX_ENTRIES, check_entry, is_allowed
 from workers.deidentify.codes import CodeDetector, ZxingCodes
@@ -21,6 +21,7 @@ from workers.deidentify.obscure import (
     Shape,
     Style,
     cover,
+    is_covered,
     share_under_covers,
 )
 from workers.deidentify.text import RapidText, Reading, TextDetector
@@ -208,7 +209,7 @@ def deidentify_frames(
     """
     try:
         boxes = _with_held(_boxes_of_frames(frames, profile, detectors), held, profile, frames[0])
-        covered = np.stack([cover_all(frame, boxes, profile) for frame in frames])
+        covered = np.stack([_surely_covered(frame, boxes, profile) for frame in frames])
         # Uncovered pixels show the same detector the same: writing alone has another second look.
         others = detectors if boxes != Boxes() else replace(detectors, faces=_NOBODY, codes=None)
         again, reason = look_again(covered, boxes, profile, others)
@@ -264,6 +265,23 @@ def cover_all(pixels: Pixels, boxes: Boxes, profile: Profile) -> Pixels:
         margin=profile.margin,
     )
     return cover_marks(covered, boxes.text + boxes.codes)
+
+
+def _surely_covered(pixels: Pixels, boxes: Boxes, profile: Profile) -> Pixels:
+    """The same as `cover_all`. Raises NotDeidentified where a cover is not in the pixels."""
+    covered = cover_all(pixels, boxes, profile)
+    if not is_covered(
+        covered,
+        boxes.faces,
+        style=profile.cover,
+        shape=profile.shape,
+        cells=profile.mosaic_cells,
+        margin=profile.margin,
+    ):
+        raise NotDeidentified("a face is not under its cover")
+    if not np.array_equal(cover_marks(covered, boxes.text + boxes.codes), covered):
+        raise NotDeidentified("writing or a code is not under its cover")
+    return covered
 
 
 def _boxes_of_frames(frames: Pixels, profile: Profile, detectors: Detectors) -> Boxes:
