@@ -109,6 +109,12 @@ def test_nobody_else_is_let_in(name: str, password: str) -> None:
     assert not User.objects.exclude(username="operator").exists()
 
 
+def test_an_empty_password_is_never_asked_about(directory: Ldap) -> None:
+    assert ldap.is_password_of(directory, f"uid=lea,ou=people,{SUFFIX}", "")
+
+    assert ldap.Backend().authenticate(None, username="lea", password="") is None
+
+
 @pytest.mark.usefixtures("lea_closed")
 def test_a_closed_entry_is_not_let_in() -> None:
     assert not is_in(sign_in("lea"))
