@@ -89,7 +89,7 @@ class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no
     list_filter = ["is_active", "is_staff", "groups"]
     search_fields = ["username"]
     fieldsets = [
-        (None, {"fields": ["username", "password", "must_change_password"]}),
+        (None, {"fields": ["username", "password", "must_change_password", "directory"]}),
         ("Person", {"fields": ["first_name", "last_name", "email"]}),
         (
             "Rights in the administration",
@@ -104,9 +104,9 @@ class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
         if request.user.is_superuser:
-            return []
+            return ["directory"]
         # Who may edit accounts could otherwise make their own one all-powerful.
-        return ["is_staff", "is_superuser", "groups", "user_permissions"]
+        return ["directory", "is_staff", "is_superuser", "groups", "user_permissions"]
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         if isinstance(obj, User) and obj.is_superuser and not actor_of(request).is_superuser:

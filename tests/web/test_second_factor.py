@@ -226,6 +226,7 @@ def test_a_reset_by_somebody_else_closes_open_sessions_and_is_on_the_log(
 
     page = admins.get(f"/admin/retrieval/user/{reviewer.pk}/change/").content.decode()
     assert "Reset second factor" in page
+    assert "This appliance" in page
     admins.post(f"/admin/retrieval/user/{reviewer.pk}/second-factor/reset/")
 
     assert theirs.get("/").headers["Location"].startswith("/sign-in")
