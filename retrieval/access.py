@@ -52,9 +52,8 @@ def acting_as(actor: User, purpose: Purpose) -> Iterator[None]:
     Durable: inside another transaction the context would outlive this block.
     """
     with transaction.atomic(durable=True):
-        _set_context("actor", str(actor.pk))
-        _set_context("purpose", purpose)
-        _set_context("token", "" if actor.token is None else str(actor.token.pk))
+        token = "" if actor.token is None else str(actor.token.pk)
+        _set_context(actor=str(actor.pk), purpose=purpose, token=token)
         yield
 
 
@@ -65,9 +64,9 @@ def processing(collection_id: int, *, training: UUID | None = None) -> Iterator[
     training: the one reservation that may be changed in it, where one is (migration 0013).
     """
     with transaction.atomic(durable=True):
-        _set_context("collection", str(collection_id))
+        _set_context(collection=str(collection_id))
         if training is not None:
-            _set_context("training", str(training))
+            _set_context(training=str(training))
         yield
 
 
@@ -76,14 +75,18 @@ def each_collection() -> Iterator[int]:
     if not connection.in_atomic_block:
         raise RuntimeError("the context of a collection is a transaction's")
     for collection_id in Collection.objects.order_by("pk").values_list("pk", flat=True):
-        _set_context("collection", str(collection_id))
+        _set_context(collection=str(collection_id))
         yield collection_id
-    _set_context("collection", "")
+    _set_context(collection="")
 
 
-def _set_context(name: str, value: str) -> None:
+def _set_context(**values: str) -> None:
+    settings = ", ".join(["set_config(%s, %s, true)"] * len(values))
     with connection.cursor() as cursor:
-        cursor.execute("SELECT set_config(%s, %s, true)", [f"cloister.{name}", value])
+        cursor.execute(
+            f"SELECT {settings}",
+            [text for name, value in values.items() for text in (f"cloister.{name}", value)],
+        )
 
 
 def collections_where(actor: User, purpose: Purpose, capability: Capability) -> list[Collection]:

@@ -27,6 +27,11 @@ MAX_POOL = 2000
 DUPLICATE_BITS = 10
 """Perceptual hashes of 64 bits that differ in so few are of one picture."""
 DUPLICATE_SIMILARITY = 0.93
+SHOWN = (
+    *("collection", "subject", "study", "video", "starts_at_s", "ends_at_s"),
+    *("perceptual_hash", "wrapped_key", "sealed_name"),
+)
+"""What an answer reads of an image's row."""
 SCORE_DIGITS = 3
 """Scores are rounded: finer ones would let a caller triangulate a vector."""
 
@@ -288,7 +293,7 @@ def _candidates(
     pool = limit * POOL if chooses else limit
     while True:
         ranked = _ranked(query, vectors, within, encoder, pool)
-        found = Image.objects.filter(state=State.INDEXED).defer("faces", "text")
+        found = Image.objects.filter(state=State.INDEXED).only(*SHOWN)
         images = found.in_bulk([n.image_id for n, _ in ranked])
         ranked_images = [(n, score) for n, score in ranked if n.image_id in images]
         kept = _one_of_each(ranked_images, images, query.group) if query.group else ranked_images
@@ -419,7 +424,7 @@ def _alike(
         near = index.nearest(known[image_id], within=within, encoder=encoder, limit=MAX_LIMIT)
         by_vector = {n.image_id for n in near if 1.0 - n.distance >= DUPLICATE_SIMILARITY}
         found = by_vector | (set(by_hash) if hashed else set())
-        images = shown.defer("faces", "text").in_bulk(found - {image_id})
+        images = shown.only(*SHOWN).in_bulk(found - {image_id})
         vectors = index.vectors_among(images.keys(), within=within, encoder=encoder)
     scores = {pk: float(vector @ known[image_id]) for pk, vector in vectors.items()}
     nearest = sorted(scores, key=lambda pk: -scores[pk])[:limit]
