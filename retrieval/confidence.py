@@ -7,14 +7,53 @@ image. The nearest image must stand out on both sides: from what else there is, 
 Radovanović et al. 2010, "Hubs in Space"). Measured in docs/benchmarks.md.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
+from retrieval import index, queue
+from retrieval.errors import EncoderUnavailable
+from retrieval.models import EncoderVersion
+
+NOBODY: Final = 0
+"""Who asks the worker in the appliance's own name."""
 STANDS_OUT: Final = 3.0
 """Standard deviations above the mean on either side, chosen on Flickr8k's val."""
 FEWEST: Final = 30
 """Fewer scores tell no distribution."""
+
+
+def stands_out(
+    nearest: index.Neighbour,
+    vector: np.ndarray,
+    words: Sequence[np.ndarray],
+    *,
+    within: Sequence[int],
+    encoder: EncoderVersion,
+) -> bool | None:
+    """Whether the image that is nearest to `vector` is an answer, inside `access.acting_as`.
+
+    words: those of `other_words`, or none where the query is more than words. None where there is
+    too little to tell.
+    """
+    images = index.vectors_among([nearest.image_id], within=within, encoder=encoder)
+    among_words = [float(row @ other) for row in images.values() for other in words]
+    score = max((float(row @ vector) for row in images.values()), default=0.0)
+    among_images = index.background(vector, within=within, encoder=encoder)
+    return is_confident(score, among_images, np.array(among_words))
+
+
+@lru_cache(maxsize=4)
+def other_words(encoder_name: str) -> Sequence[np.ndarray]:
+    """The vectors of OTHER_WORDS, encoded once for each encoder and process. Raises as
+    `queue.encode_query`."""
+    parts = [queue.ToEncode(words=each) for each in OTHER_WORDS]
+    encoded = queue.encode_query(parts, asker=NOBODY, encoder=encoder_name)
+    if encoded.encoder != encoder_name:
+        raise EncoderUnavailable("the live encoder changed while the query was encoded")
+    return encoded.vectors
 
 
 def is_confident(score: float, among_images: np.ndarray, among_words: np.ndarray) -> bool | None:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import numpy as np
 
-from retrieval import access, audit, index, queue, storage
+from retrieval import access, audit, confidence, index, queue, storage
 from retrieval.errors import AccessDenied, EncoderUnavailable, QueriesUnreadable
 from retrieval.models import Collection, EncoderVersion, Image, Kind, Purpose, State, User
 from retrieval.models.grant import Capability
@@ -23,6 +23,7 @@ from retrieval.models.grant import Capability
 DEPTH = 100
 """Ranks that are looked at. MAP and nDCG see nothing beyond."""
 CUTS = (1, 5, 10)
+ENCODED_TOGETHER = 64
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 MAX_QUERIES_BYTES = 256 * 1024 * 1024
@@ -42,18 +43,23 @@ class Outcome:
 
     `ranks`: 1-based ranks of the relevant images among the first DEPTH. `relevant`: how many
     there are, those that cannot be found included. `exact`: the share of the ten exactly nearest
-    images that are among the first ten. `collections`: where the relevant ones lie.
+    images that are among the first ten. `collections`: where the relevant ones lie. `confident`:
+    whether the first stands out, see `retrieval.confidence`.
     """
 
     ranks: tuple[int, ...]
     relevant: int
     exact: float
     collections: frozenset[int]
+    confident: bool | None = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the live encoder found. `unknown`: relevant names and ids no searchable image has."""
+    """What an encoder found for one who may search.
+
+    `unknown`: how many relevant names and ids no searchable image has.
+    """
 
     encoder: EncoderVersion
     outcomes: list[Outcome]
@@ -96,12 +102,14 @@ def evaluate(
     actor: User,
     purpose: Purpose,
     collections: Sequence[int] | None = None,
+    model: str = "",
 ) -> Evaluation:
     """Rank what `actor` may search for every query, and record it once, before anything is told.
 
-    An image that is not searchable, or not for this actor, counts as not found. Raises
-    AccessDenied unless the actor may search and see source names: they name what is relevant.
-    Raises EncoderUnavailable (transient).
+    model: an encoder's name, to measure one before it goes live; empty for the live one. An image
+    that is not searchable, or not for this actor, counts as not found. Raises AccessDenied unless
+    the actor may search and, where file names say what is relevant, see them. Raises
+    EncoderUnavailable (transient).
     """
     permitted = [
         collection
@@ -109,19 +117,21 @@ def evaluate(
         if collections is None or collection.pk in collections
     ]
     named = access.collections_where(actor, purpose, Capability.SEE_SOURCE_NAMES)
-    if not permitted or not {c.pk for c in permitted} <= {c.pk for c in named}:
+    by_name = any(not _is_id(name) for query in queries for name in query.relevant)
+    if not permitted or (by_name and not {c.pk for c in permitted} <= {c.pk for c in named}):
         audit.record(Kind.SEARCH_DENIED, actor=actor, purpose=purpose, evaluation=True)
         raise AccessDenied(f"user {actor.pk} may not evaluate there")
-    encoder = index.live_encoder()
-    vectors = {words: _encode(words, actor, encoder) for words in {q.words for q in queries}}
+    encoder = index.encoder_named(model) if model else index.live_encoder()
+    others = confidence.other_words(encoder.name)
+    vectors = _encode(sorted({query.words for query in queries}), actor, encoder)
     within = [collection.pk for collection in permitted]
     with access.acting_as(actor, purpose):
-        known = _by_name(within)
+        known = _known(within, by_name=by_name)
         rankings = {
-            words: _rank(vector, within=within, encoder=encoder)
+            words: _rank(vector, others, within=within, encoder=encoder)
             for words, vector in vectors.items()
         }
-    outcomes = [_outcome(query, *rankings[query.words], known=known) for query in queries]
+    outcomes = [_outcome(query, rankings[query.words], known=known) for query in queries]
     number = audit.record(
         Kind.SEARCH_EVALUATED,
         actor=actor,
@@ -134,57 +144,87 @@ def evaluate(
     return Evaluation(encoder, outcomes, permitted, len(unknown), number)
 
 
-def _encode(words: str, actor: User, encoder: EncoderVersion) -> np.ndarray:
-    found = queue.encode_query([queue.ToEncode(words=words)], asker=actor.pk)
-    if found.encoder != encoder.name:
-        raise EncoderUnavailable("the live encoder changed while the queries were encoded")
-    (vector,) = found.vectors
-    return vector
+def _encode(words: Sequence[str], actor: User, encoder: EncoderVersion) -> dict[str, np.ndarray]:
+    vectors: dict[str, np.ndarray] = {}
+    for start in range(0, len(words), ENCODED_TOGETHER):
+        batch = words[start : start + ENCODED_TOGETHER]
+        found = queue.encode_query(
+            [queue.ToEncode(words=each) for each in batch], asker=actor.pk, encoder=encoder.name
+        )
+        if found.encoder != encoder.name:
+            raise EncoderUnavailable("the live encoder changed while the queries were encoded")
+        vectors |= dict(zip(batch, found.vectors, strict=True))
+    return vectors
 
 
-def _by_name(within: Sequence[int]) -> dict[str, frozenset[tuple[UUID, int]]]:
-    """From an id, a source name and its last part to the images it may mean."""
+def _is_id(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
+
+
+def _known(within: Sequence[int], *, by_name: bool) -> dict[str, frozenset[tuple[UUID, int]]]:
+    """From an id, and `by_name` from a source name and its last part, to the images it may mean."""
     found: dict[str, set[tuple[UUID, int]]] = defaultdict(set)
     for image in Image.objects.filter(state=State.INDEXED, collection__in=within).iterator():
-        name = storage.source_name(image)
-        for key in {str(image.pk), name, PurePosixPath(name).name}:
+        name = storage.source_name(image) if by_name else ""
+        for key in {str(image.pk), name, PurePosixPath(name).name} - {""}:
             found[key].add((image.pk, image.collection_id))
     return {key: frozenset(images) for key, images in found.items()}
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """The first DEPTH images; see Outcome for the rest."""
+
+    found: list[UUID]
+    exact: float
+    confident: bool | None
+
+
 def _rank(
-    vector: np.ndarray, *, within: Sequence[int], encoder: EncoderVersion
-) -> tuple[list[UUID], float]:
-    """The first DEPTH images, and the share of the exact first ten among the first ten."""
-    found, exact = (
-        [
-            n.image_id
-            for n in index.nearest(
-                vector, within=within, encoder=encoder, limit=limit, exact=exactly
-            )
-        ]
+    vector: np.ndarray,
+    other_words: Sequence[np.ndarray],
+    *,
+    within: Sequence[int],
+    encoder: EncoderVersion,
+) -> Ranking:
+    near, exact = (
+        index.nearest(vector, within=within, encoder=encoder, limit=limit, exact=exactly)
         for limit, exactly in ((DEPTH, False), (CUTS[-1], True))
     )
-    agreed = len(set(exact) & set(found[: CUTS[-1]]))
-    return found, agreed / len(exact) if exact else 1.0
+    agreed = {n.image_id for n in exact} & {n.image_id for n in near[: CUTS[-1]]}
+    return Ranking(
+        [n.image_id for n in near],
+        len(agreed) / len(exact) if exact else 1.0,
+        confidence.stands_out(near[0], vector, other_words, within=within, encoder=encoder)
+        if near
+        else None,
+    )
 
 
 def _outcome(
     query: Judged,
-    found: Sequence[UUID],
-    exact: float,
+    ranking: Ranking,
     *,
     known: Mapping[str, frozenset[tuple[UUID, int]]],
 ) -> Outcome:
     """A name that several images bear is satisfied by the first of them."""
-    rank_of = {image_id: rank for rank, image_id in enumerate(found, start=1)}
+    rank_of = {image_id: rank for rank, image_id in enumerate(ranking.found, start=1)}
     ranks, collections = [], set()
     for name in query.relevant:
         images = known.get(name, frozenset())
         collections |= {collection for _, collection in images}
         if best := min((rank_of[i] for i, _ in images if i in rank_of), default=0):
             ranks.append(best)
-    return Outcome(tuple(sorted(ranks)), len(query.relevant), exact, frozenset(collections))
+    return Outcome(
+        tuple(sorted(ranks)),
+        len(query.relevant),
+        ranking.exact,
+        frozenset(collections),
+        ranking.confident,
+    )
 
 
 def measures(outcome: Outcome) -> dict[str, float]:
@@ -205,9 +245,21 @@ def measures(outcome: Outcome) -> dict[str, float]:
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """The mean of every measure over at least one outcome."""
+    """The mean of every measure over at least one outcome.
+
+    Where it is known of any which first images stand out, also the share of the queries with one
+    (`confident`) and their precision at 1 (`precision@cut-off`), 0 where there are none.
+    """
     rows = [measures(outcome) for outcome in outcomes]
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    if all(outcome.confident is None for outcome in outcomes):
+        return means
+    first_is_right = [1 in outcome.ranks for outcome in outcomes if outcome.confident]
+    precision = float(np.mean(first_is_right)) if first_is_right else 0.0
+    return means | {
+        "confident": len(first_is_right) / len(outcomes),
+        "precision@cut-off": precision,
+    }
 
 
 def intervals(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, tuple[float, float]]:

@@ -151,6 +151,14 @@ def live_encoder() -> EncoderVersion:
     return version
 
 
+def encoder_named(name: str) -> EncoderVersion:
+    """An encoder in use, live or not. Raises EncoderUnavailable where there is none."""
+    version = EncoderVersion.objects.filter(name=name, retired_at__isnull=True).first()
+    if version is None:
+        raise EncoderUnavailable("there is no encoder of that name in use")
+    return version
+
+
 def switch(encoder: EncoderVersion) -> None:
     """Let `encoder` answer queries from now on, in one step; the one before can be switched back.
 

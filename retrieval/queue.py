@@ -74,10 +74,11 @@ class ToEncode:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A query that a worker took, and where its answer goes."""
+    """A query that a worker took, and where its answer goes. `encoder`: its name, or empty."""
 
     reply_to: str
     asker: int
+    encoder: str
     parts: list[ToEncode]
 
 
@@ -106,17 +107,18 @@ def is_idle(stage: str) -> bool:
 
 
 def encode_query(
-    parts: Sequence[ToEncode], *, asker: int, timeout_s: float = QUERY_TIMEOUT_S
+    parts: Sequence[ToEncode], *, asker: int, encoder: str = "", timeout_s: float = QUERY_TIMEOUT_S
 ) -> QueryVectors:
     """Have a worker encode a query; its images are de-identified there first, like any other.
 
-    asker: the user's id, under which the worker remembers the words. That this user may see a
-    stored image is for the caller to know. Raises EncoderUnavailable (transient) where no answer
-    comes within `timeout_s`; Rejected or NeedsReview where an image cannot be read, has nothing in
-    that region, or cannot be shown to be de-identified.
+    asker: the user's id, under which the worker remembers the words. encoder: its name; empty for
+    the live one. That this user may see a stored image is for the caller to know. Raises
+    EncoderUnavailable (transient) where no answer comes within `timeout_s`; Rejected or NeedsReview
+    where an image cannot be read, has nothing in that region, or cannot be shown to be
+    de-identified.
     """
     reply_to = f"reply:{uuid.uuid4().hex}"
-    sealed = keys.seal_message(_write_query(asker, parts), context=reply_to.encode())
+    sealed = keys.seal_message(_write_query(asker, encoder, parts), context=reply_to.encode())
     try:
         broker = _broker()
         pipeline = broker.pipeline()
@@ -194,8 +196,14 @@ def _read_reply(content: bytes) -> QueryVectors:
     return QueryVectors(encoder.decode(), tuple(np.frombuffer(row, dtype="<f4") for row in rows))
 
 
-def _write_query(asker: int, parts: Sequence[ToEncode]) -> bytes:
-    return _pack([str(asker).encode(), *(field for part in parts for field in _fields(part))])
+def _write_query(asker: int, encoder: str, parts: Sequence[ToEncode]) -> bytes:
+    return _pack(
+        [
+            str(asker).encode(),
+            encoder.encode(),
+            *(field for part in parts for field in _fields(part)),
+        ]
+    )
 
 
 def _fields(part: ToEncode) -> list[bytes]:
@@ -208,7 +216,7 @@ def _fields(part: ToEncode) -> list[bytes]:
 
 
 def _read_query(reply_to: str, content: bytes) -> Waiting:
-    asker, *rest = _unpack(content)
+    asker, encoder, *rest = _unpack(content)
     fields = iter(rest)
     parts = [
         ToEncode(
@@ -219,7 +227,7 @@ def _read_query(reply_to: str, content: bytes) -> Waiting:
         )
         for words, image, stored, cut in zip(*[fields] * 4, strict=True)
     ]
-    return Waiting(reply_to, int(asker), parts)
+    return Waiting(reply_to, int(asker), encoder.decode(), parts)
 
 
 def _pack(parts: list[bytes]) -> bytes:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import sqrt
 from typing import Final
 from uuid import UUID
@@ -19,8 +18,6 @@ from retrieval.models.image import Region, TimeRange
 from retrieval.query import Fusion, Group, Part, Query
 
 MAX_LIMIT = 200
-NOBODY = 0
-"""Who asks the worker in the appliance's own name."""
 POOL = 5
 """So many times the wanted images are looked at to choose from: by rank, variety or group."""
 MAX_POOL = 2000
@@ -162,11 +159,13 @@ def _nearest(
             stored, known = _stored(query.stored(), within, encoder)
     vectors = _query_vectors(query, _encode(query, stored, known, actor, encoder), known)
     is_words = not query.liked and all(part.words for part in query.all_parts())
-    other_words = _other_words(encoder.name) if is_words else ()
+    other_words = confidence.other_words(encoder.name) if is_words else ()
     with access.acting_as(actor, purpose):
         neighbours, images = _candidates(query, vectors, within, encoder, limit)
         confident = (
-            _is_confident(neighbours[0], vectors[0][0], other_words, within, encoder)
+            confidence.stands_out(
+                neighbours[0][0], vectors[0][0], other_words, within=within, encoder=encoder
+            )
             if neighbours and len(vectors) == 1 and query.metric is not Metric.MANHATTAN
             else None
         )
@@ -174,30 +173,6 @@ def _nearest(
             neighbours = _diversified(query, neighbours, within, encoder, limit)
     scored = [(n.image_id, score) for n, score in neighbours[:limit]]
     return _hits(scored, images, permitted, actor, purpose), confident
-
-
-def _is_confident(
-    first: Scored,
-    vector: np.ndarray,
-    other_words: Sequence[np.ndarray],
-    within: Sequence[int],
-    encoder: EncoderVersion,
-) -> bool | None:
-    neighbour, score = first
-    images = index.vectors_among([neighbour.image_id], within=within, encoder=encoder)
-    among_words = [float(row @ other) for row in images.values() for other in other_words]
-    among_images = index.background(vector, within=within, encoder=encoder)
-    return confidence.is_confident(score, among_images, np.array(among_words))
-
-
-@lru_cache(maxsize=4)
-def _other_words(encoder_name: str) -> Sequence[np.ndarray]:
-    """What the nearest image is also held against: encoded once for each encoder and process."""
-    words = [queue.ToEncode(words=each) for each in confidence.OTHER_WORDS]
-    encoded = queue.encode_query(words, asker=NOBODY)
-    if encoded.encoder != encoder_name:
-        raise EncoderUnavailable("the live encoder changed while the query was encoded")
-    return encoded.vectors
 
 
 def _hits(

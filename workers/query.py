@@ -26,12 +26,21 @@ _remembered: Final = RememberedWords()
 
 
 def encode(waiting: Sequence[Waiting]) -> list[QueryVectors | CloisterError]:
-    """One answer for each query, in the live encoder's space; the words of all in one batch.
+    """One answer for each query, in the order they came; the failure of one is no other's."""
+    answers: dict[str, QueryVectors | CloisterError] = {}
+    for name in {query.encoder for query in waiting}:
+        together = [query for query in waiting if query.encoder == name]
+        found = _encode_together(name, together)
+        answers |= {query.reply_to: each for query, each in zip(together, found, strict=True)}
+    return [answers[query.reply_to] for query in waiting]
 
-    The failure of one is no other's.
-    """
+
+def _encode_together(
+    encoder_name: str, waiting: Sequence[Waiting]
+) -> list[QueryVectors | CloisterError]:
+    """In one encoder's space, the live one's where none is named; the words of all in one batch."""
     try:
-        version = index.live_encoder()
+        version = index.encoder_named(encoder_name) if encoder_name else index.live_encoder()
         encoder = encoder_of(version)
     except CloisterError as error:
         return [error] * len(waiting)

@@ -77,7 +77,9 @@ def _words_point_along_axes(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         queue,
         "encode_query",
-        lambda parts, **_: queue.QueryVectors("test-encoder", (axes[parts[0].words],)),
+        lambda parts, **_: queue.QueryVectors(
+            "test-encoder", tuple(axes.get(part.words, axes["x"]) for part in parts)
+        ),
     )
     make_encoder()
 
@@ -115,6 +117,57 @@ def test_who_may_not_see_source_names_may_not_evaluate_by_them() -> None:
         evaluate.evaluate(
             [Judged("x", frozenset({"picture.png"}))], actor=searcher, purpose=Purpose.TREATMENT
         )
+
+
+@pytest.mark.usefixtures("_words_point_along_axes")
+def test_who_may_only_search_evaluates_by_ids_over_what_may_be_searched() -> None:
+    searcher, mine, foreign = make_user(), make_collection(), make_collection()
+    grant(searcher, mine, Role.SEARCHER)
+    image, hidden = make_image(mine, [1, 0.2, 0]), make_image(foreign, [1, 0, 0])
+
+    found = evaluate.evaluate(
+        [Judged("x", frozenset({str(image.pk)})), Judged("x", frozenset({str(hidden.pk)}))],
+        actor=searcher,
+        purpose=Purpose.TREATMENT,
+    )
+
+    assert [outcome.ranks for outcome in found.outcomes] == [(1,), ()]
+    assert [outcome.exact for outcome in found.outcomes] == [1.0, 1.0]
+
+
+def test_precision_at_the_cut_off_is_that_of_confident_queries_alone() -> None:
+    outcomes = [
+        Outcome((1,), 1, 1.0, frozenset(), confident=True),
+        Outcome((2,), 1, 1.0, frozenset(), confident=True),
+        Outcome((1,), 1, 1.0, frozenset(), confident=False),
+        Outcome((), 1, 1.0, frozenset(), confident=None),
+    ]
+
+    found = summary(outcomes)
+
+    assert (found["confident"], found["precision@cut-off"]) == (0.5, 0.5)
+    assert "confident" not in summary(outcomes[3:])
+
+
+@pytest.mark.usefixtures("_words_point_along_axes")
+def test_several_users_and_encoders_are_measured_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "wait_for_query_worker", lambda timeout_s: None)
+    one, two = make_collection("one"), make_collection("two")
+    curator = make_user("curator")
+    grant(curator, two, Role.CURATOR, Purpose.OPERATIONS)
+    make_image(one, [1, 0, 0], name="one.png")
+    make_image(two, [1, 0.1, 0], name="two.png")
+    file = tmp_path / "queries.tsv"
+    file.write_text("query\trelevant\nx\ttwo.png\n")
+
+    call_command(
+        "evaluate", queries=file, users=["operator", "curator"], models=["test-encoder"], json=True
+    )
+
+    entries = json.loads(capsys.readouterr().out)["models"]
+    assert [(e["as"], e["recall@1"]) for e in entries] == [("operator", 0.0), ("curator", 1.0)]
 
 
 @pytest.mark.usefixtures("_words_point_along_axes")

@@ -170,7 +170,7 @@ def test_a_private_encoder_is_trained_certified_filled_switched_to_and_rolled_ba
     encode_all_due()
     call_command("encoder", "switch", "better", stdout=io.StringIO())
     assert index.live_encoder() == better
-    (answer,) = query.encode([Waiting("", 1, [ToEncode(words="10 200 30")])])
+    (answer,) = query.encode([Waiting("", 1, "", [ToEncode(words="10 200 30")])])
     assert isinstance(answer, QueryVectors)
     assert answer.encoder == "better"
     registry._loaded.pop(("better", better.source, better.digest))

@@ -46,7 +46,7 @@ def encoder(picture: Image) -> Iterator[Encoder]:
 
 
 def ask(*parts: ToEncode) -> QueryVectors:
-    (answer,) = query.encode([Waiting("", 1, list(parts))])
+    (answer,) = query.encode([Waiting("", 1, "", list(parts))])
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -152,6 +152,18 @@ def test_what_waits_is_answered_together_and_one_failure_is_no_other_s(
     ]
 
 
+def test_a_query_may_name_an_encoder_that_is_not_live(encoder: Encoder) -> None:
+    EncoderVersion.objects.update(live=False)
+
+    waiting = [Waiting(n, 1, n, [ToEncode(words="a dog")]) for n in (encoder.name, "", "unknown")]
+    named, live, unknown = query.encode(waiting)
+
+    assert isinstance(named, QueryVectors)
+    assert named.encoder == encoder.name
+    assert isinstance(live, EncoderUnavailable)
+    assert isinstance(unknown, EncoderUnavailable)
+
+
 class Counting:
     """An encoder that counts what it encodes."""
 
@@ -201,6 +213,6 @@ def test_a_query_passes_the_broker_whole() -> None:
         ToEncode(stored=(9, image_id), region=Region(0, 0, 5, 6)),
     ]
 
-    sent = queue._write_query(3, parts)
+    sent = queue._write_query(3, "shadow", parts)
 
-    assert queue._read_query("reply:1", sent) == Waiting("reply:1", 3, parts)
+    assert queue._read_query("reply:1", sent) == Waiting("reply:1", 3, "shadow", parts)

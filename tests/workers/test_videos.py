@@ -77,7 +77,7 @@ def test_an_imported_video_is_found_by_its_frames_with_their_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def encode_here(parts: Sequence[ToEncode], **_: object) -> QueryVectors:
-        (answer,) = query.encode([Waiting("", 1, list(parts))])
+        (answer,) = query.encode([Waiting("", 1, "", list(parts))])
         assert isinstance(answer, QueryVectors)
         return answer
 
