@@ -57,6 +57,8 @@ VIEWS = (
 VIEWS_AFTER = (View("raw", 1.5),)
 # Pictures larger than a tile are seen whole as well, for letters larger than a tile.
 _OVERVIEW_SIDE = 640
+# Share of a line's height that is added to both its ends.
+_ENDS = 0.5
 # Heat of fewer pixels is noise.
 _MIN_SHRUNK_PX = 2
 # A skull is an O to the detector, and a lung a B. What takes so much of a view both ways, and at
@@ -144,7 +146,7 @@ class RapidText:
             points = _turn_back(corners, view.turns, across, down) / view.scale
             mark = self._mark(points, score)
             if not self._is_body(tile, mark):
-                yield self._mark(points + origin, score)
+                yield self._mark(_longer(points) + origin, score)
 
     def _mark(self, points: Values, score: float) -> Mark:
         a, b, c, d = ((int(x), int(y)) for x, y in np.round(points))
@@ -261,6 +263,14 @@ def _turn_back(points: Values, turns: int, width: int, height: int) -> Values:
         points = np.stack([height - 1 - points[:, 1], points[:, 0]], axis=1)
         width, height = height, width
     return points
+
+
+def _longer(points: Values) -> Values:
+    """Add _ENDS of its height to both ends of a line: the heat of its last letters may be lost."""
+    centre, (width, height), angle = cv2.minAreaRect(np.asarray(points, np.float32))
+    more = 2 * _ENDS * min(width, height)
+    size = (width + more, height) if width >= height else (width, height + more)
+    return np.asarray(cv2.boxPoints((centre, size, angle)), np.float32)
 
 
 def _straightened(pixels: Pixels, mark: Mark) -> Pixels:
