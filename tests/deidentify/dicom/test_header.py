@@ -269,6 +269,68 @@ def test_a_value_that_is_not_of_its_attribute_s_kind_goes(
     assert "Quux" not in str(cleaned(dataset))
 
 
+@pytest.mark.parametrize("keyword", ["DeidentificationMethod", "BitsAllocated"])
+@pytest.mark.parametrize("value", [b"Quux", b"Quux" * 2])
+def test_what_is_asked_of_a_header_may_be_unreadable(keyword: str, value: bytes) -> None:
+    dataset = patient()
+    tag = Tag(keyword)
+    dataset[tag] = RawDataElement(tag, "FD", len(value), value, 0, False, True)
+
+    left = cleaned(dataset)
+
+    assert left.DeidentificationMethod == header.METHOD
+
+
+def test_free_text_of_code_strings_loses_names_that_the_header_knows() -> None:
+    dataset = patient()
+    dataset.ImageType = ["DERIVED", "XAVERINE"]
+
+    assert list(cleaned(dataset).ImageType) == ["DERIVED", GONE]
+
+
+@pytest.mark.parametrize("keyword", ["SeriesDate", "DateOfLastCalibration"])
+def test_a_date_that_is_written_as_text_is_moved_as_a_date(keyword: str) -> None:
+    dataset = patient()
+    dataset[keyword] = DataElement(Tag(keyword), "LO", "20191231")
+
+    left = cleaned(dataset)[keyword]
+
+    day = stand_in().shift(date(2019, 12, 31)).strftime("%Y%m%d")
+    assert (left.VR, left.value) == ("DA", day)
+
+
+def test_what_describes_in_a_sequence_that_gets_a_dummy_goes_whole() -> None:
+    row = next(
+        row
+        for row in basic.D_TAGS
+        if row[0] > 8 and expected(row, of_row(row)) == "D" and of_row(row).VR == "SQ"
+    )
+    item, inner = Dataset(), Dataset()
+    inner.CodeMeaning = "north wing"
+    item.CodeMeaning, item.ConceptNameCodeSequence = "south wing", Sequence([inner])
+    dataset = patient()
+    dataset.add(DataElement(row[0] << 16 | row[1], "SQ", Sequence([item])))
+
+    assert "wing" not in str(cleaned(dataset))
+
+
+@pytest.mark.parametrize("pixels_cleaned", [True, False])
+@pytest.mark.parametrize("has_private", [True, False])
+def test_an_object_claims_no_option_that_was_not_done(
+    *, pixels_cleaned: bool, has_private: bool
+) -> None:
+    dataset = patient()
+    if has_private:
+        block = dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+        block.add_new(0x0C, "IS", 1000)
+
+    left, _ = header.deidentified_header(dataset, MAPPING, pixels_cleaned=pixels_cleaned)
+
+    codes = {item.CodeValue for item in left.DeidentificationMethodCodeSequence}
+    assert ("113101" in codes, "113102" in codes) == (pixels_cleaned, pixels_cleaned)
+    assert ("113111" in codes) is has_private
+
+
 def test_a_private_number_that_is_none_goes() -> None:
     dataset = patient()
     block = dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True)

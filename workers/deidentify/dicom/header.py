@@ -19,8 +19,9 @@ import numpy as np
 from pydicom import DataElement, Dataset, dcmread, dcmwrite
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataset import FileMetaDataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from retrieval.errors import Reason, Rejected
@@ -125,8 +126,8 @@ def seal(dataset: Dataset, mapping: Mapping) -> None:
 
 def is_sealed(dataset: Dataset, mapping: Mapping) -> bool:
     """Whether `dataset` came from us, with this key, and nothing in it was changed since."""
-    method = dataset.get("DeidentificationMethod")
-    if not method or isinstance(method, str) or list(method[:1]) != [METHOD]:
+    method = _value(dataset, "DeidentificationMethod")
+    if not isinstance(method, MultiValue) or list(method[:1]) != [METHOD]:
         return False
     return list(method[1:]) == [mapping.seal(_content(dataset))]
 
@@ -171,8 +172,14 @@ def _check_bounds(dataset: Dataset) -> None:
 
 
 def _integer(dataset: Dataset, keyword: str) -> int | None:
-    value = dataset.get(keyword)
+    value = _value(dataset, keyword)
     return value if isinstance(value, int) else None
+
+
+def _value(dataset: Dataset, keyword: str) -> Any:
+    """Return an element's value; None where there is none, or none that can be read."""
+    element = _element(dataset, Tag(keyword)) if keyword in dataset else None
+    return None if element is None else element.value
 
 
 def _element(dataset: Dataset, tag: BaseTag) -> DataElement | None:
