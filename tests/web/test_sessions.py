@@ -6,12 +6,14 @@ from datetime import timedelta
 import pytest
 from django.conf import settings
 from django.contrib.sessions.backends.db import SessionStore as Plain
+from django.db import ProgrammingError, connection
 from django.test import Client
 from django.utils import timezone
 
 from appliance.settings import BASE_DIR
 from appliance.web import sessions
 from retrieval.models import Kind, Session, User
+from tests import database
 from tests.factories import enrol, make_user
 from tests.web.conftest import Log, signed_in
 
@@ -147,6 +149,25 @@ def test_sessions_that_are_over_leave_the_table_when_somebody_signs_in(ben: User
     sign_in(Client())
 
     assert Session.objects.get().user == ben
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "retrieval_session",
+        "retrieval_authenticator",
+        "retrieval_recoverycode",
+        "axes_accessattempt",
+        "django_session",
+    ],
+)
+def test_a_workers_role_reads_nothing_of_signing_in(table: str) -> None:
+    with (
+        database.role("worker"),
+        connection.cursor() as cursor,
+        pytest.raises(ProgrammingError, match="permission denied"),
+    ):
+        cursor.execute(f"SELECT * FROM {table}")
 
 
 def behind_tls(*arguments: str) -> "subprocess.CompletedProcess[str]":
