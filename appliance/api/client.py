@@ -190,7 +190,7 @@ class Cloister:
                 "PATCH",
                 f"/uploads/{upload}",
                 part,
-                "application/offset+octet-stream",
+                "application/octet-stream",
                 headers={"Upload-Offset": str(state["received"])},
             )
 
