@@ -52,6 +52,7 @@ class Hit:
 class Answer:
     hits: list[Hit]
     audit: int
+    confident: bool | None
 
 
 @dataclass(frozen=True)
@@ -288,7 +289,7 @@ def _refused(error: HTTPError) -> Refused:
 
 
 def _answer(told: Any) -> Answer:
-    return Answer([Hit(**hit) for hit in told["hits"]], told["audit"])
+    return Answer([Hit(**hit) for hit in told["hits"]], told["audit"], told["confident"])
 
 
 class _Form:

@@ -12,6 +12,7 @@ from ninja.openapi.schema import REF_TEMPLATE
 
 from appliance.api import problems
 from appliance.api.auth import PURPOSE_HEADER
+from appliance.api.ingest import MAX_FILES
 from appliance.api.search import QueryIn
 from retrieval.models import Purpose
 
@@ -48,6 +49,7 @@ class CloisterAPI(NinjaAPI):
                 operation["responses"] = found | answers
                 operation["parameters"] = [*operation["parameters"], PURPOSE_PARAMETER]
         _describe_query_in_form(document)
+        _bound_files(document)
         return document
 
     def body_types(self, request: HttpRequest) -> set[str]:
@@ -75,6 +77,17 @@ def _describe_query_in_form(document: Any) -> None:
     )
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     form["properties"]["query"] = {"$ref": REF_TEMPLATE.format(model="QueryIn")}
+
+
+def _bound_files(document: Any) -> None:
+    """ninja does not take a list of files whose length is bounded by its type."""
+    (operation,) = (
+        operations["post"]
+        for path, operations in document["paths"].items()
+        if path.endswith("/files") and "post" in operations
+    )
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    form["properties"]["files"] |= {"minItems": 1, "maxItems": MAX_FILES}
 
 
 def _problem_answer(status: int) -> dict[str, Any]:

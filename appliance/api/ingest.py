@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, cast
 from uuid import UUID
 
 from django.http import HttpResponse
@@ -117,11 +117,11 @@ def start_import(request: ApiRequest, asked: ImportIn) -> HttpResponse | dict[st
     openapi_extra=IDEMPOTENT,
 )
 def send_files(
-    request: ApiRequest,
-    job: UUID,
-    files: File[Annotated[list[UploadedFile], Field(min_length=1, max_length=MAX_FILES)]],
+    request: ApiRequest, job: UUID, files: File[list[UploadedFile]]
 ) -> HttpResponse | dict[str, Any]:
     """Hand in files, up to a hundred at once. One that is turned away holds up no other."""
+    if len(files) > MAX_FILES:
+        return problem(413, f"One request brings up to {MAX_FILES} files.")
     batch = receive.own_batch(job, actor=request.auth, purpose=request.purpose)
 
     def work() -> dict[str, Any]:

@@ -201,10 +201,12 @@ class HitOut(Schema):
 
 
 class AnswerOut(Schema):
-    """`audit`: the number of this search's entry in the log."""
+    """`audit`: the number of this search's entry in the log. `confident`: whether the nearest
+    stands out from what else there is; null where that cannot be told."""
 
     hits: list[HitOut]
     audit: int
+    confident: bool | None
 
 
 @router.post("/search", response=AnswerOut, operation_id="search")
@@ -244,7 +246,11 @@ def _answer(request: ApiRequest, asked: QueryIn, image: bytes) -> AnswerOut | Ht
 
 
 def answer_out(answer: Answer) -> AnswerOut:
-    return AnswerOut(hits=[hit_out(hit) for hit in answer.hits], audit=answer.audit_number)
+    return AnswerOut(
+        hits=[hit_out(hit) for hit in answer.hits],
+        audit=answer.audit_number,
+        confident=answer.confident,
+    )
 
 
 def hit_out(hit: Hit) -> HitOut:
