@@ -36,10 +36,10 @@ demo: setup
 up: setup
 	@$(BIN)/python manage.py up
 
-test: setup chromium pgbouncer slapd
+test: setup chromium pgbouncer
 	$(PYTEST)
 
-check: setup chromium pgbouncer slapd
+check: setup chromium pgbouncer
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .

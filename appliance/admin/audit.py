@@ -1,19 +1,23 @@
+import csv
 from typing import Any
 
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect
+from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils.text import Truncator
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from appliance.admin.base import PURPOSE, ReadOnlyAdmin, in_context, rendered
 from appliance.web.purpose import actor_of
 from retrieval import audit
-from retrieval.audit import outside
+from retrieval.audit import outside, subject
 from retrieval.models import AuditEvent, Kind, Purpose
 
 SUMMARY_CHARS = 90
+MOST_DIGITS = 18
 
 
 class PurposeFilter(admin.SimpleListFilter):
@@ -64,8 +68,17 @@ class AuditEventAdmin(ReadOnlyAdmin):
         return bytes(event.entry_hash).hex()
 
     def get_urls(self) -> list[URLPattern]:
-        verify = self.admin_site.admin_view(require_POST(self.verify_view))
-        return [path("verify/", verify, name="retrieval_auditevent_verify"), *super().get_urls()]
+        def named(pattern: str, view: Any, name: str) -> URLPattern:
+            protected: Any = self.admin_site.admin_view(view)
+            url: URLPattern = path(pattern, protected, name=f"retrieval_auditevent_{name}")
+            return url
+
+        return [
+            named("verify/", require_POST(self.verify_view), "verify"),
+            named("subject/", require_safe(self.subject_view), "subject"),
+            named("subject/export/", require_safe(self.subject_export), "subject_export"),
+            *super().get_urls(),
+        ]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -104,6 +117,43 @@ class AuditEventAdmin(ReadOnlyAdmin):
             page=int(page) if page.isdecimal() else None,
         )
 
+    def subject_view(self, request: HttpRequest) -> HttpResponse:
+        """Who saw images of a subject: asked by its number, in a table."""
+        number, found = self._sightings(request)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Who saw images of a subject",
+            "subject": number,
+            "sightings": found,
+        }
+        return TemplateResponse(request, "admin/subject_report.html", context)
+
+    def subject_export(self, request: HttpRequest) -> HttpResponse:
+        """The same as a file for a spreadsheet. With proofs: `audit export --subject`."""
+        number, found = self._sightings(request)
+        if number is None:
+            return redirect("admin:retrieval_auditevent_subject")
+        file = HttpResponse(content_type="text/csv; charset=utf-8")
+        file["Content-Disposition"] = f'attachment; filename="subject-{number}.csv"'
+        writer = csv.writer(file)
+        writer.writerow(["entry", "time", "kind", "user", "purpose"])
+        writer.writerows(
+            [s.number, s.occurred_at, s.kind, plain(s.actor), s.purpose] for s in found
+        )
+        return file
+
+    def _sightings(self, request: HttpRequest) -> tuple[int | None, list[subject.Sighting]]:
+        """The subject that is asked for, if any is, and who saw it; on the log by then."""
+        if not actor_of(request).has_perm(subject.RIGHT):
+            raise PermissionDenied
+        asked = request.GET.get("subject", "")
+        if not (asked.isascii() and asked.isdecimal() and len(asked) <= MOST_DIGITS):
+            return None, []
+        with in_context(request):
+            found = subject.sightings(int(asked))
+        subject.record_report(int(asked), len(found), actor=actor_of(request))
+        return int(asked), found
+
     def verify_view(self, request: HttpRequest) -> HttpResponseRedirect:
         """Recompute chain and tree, hold them against the checkpoints kept outside."""
         if not self.has_view_permission(request):
@@ -125,6 +175,11 @@ class AuditEventAdmin(ReadOnlyAdmin):
         else:
             messages.error(request, problem(verification))
         return redirect("admin:retrieval_auditevent_changelist")
+
+
+def plain(name: str) -> str:
+    """A name that begins like a formula stays a name, in a spreadsheet too."""
+    return f"'{name}" if name[:1] in tuple("=+-@") else name
 
 
 def problem(verification: audit.Verification) -> str:

@@ -52,7 +52,6 @@ class Hit:
 class Answer:
     hits: list[Hit]
     audit: int
-    confident: bool | None
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ class Cloister:
                 "PATCH",
                 f"/uploads/{upload}",
                 part,
-                "application/octet-stream",
+                "application/offset+octet-stream",
                 headers={"Upload-Offset": str(state["received"])},
             )
 
@@ -289,7 +288,7 @@ def _refused(error: HTTPError) -> Refused:
 
 
 def _answer(told: Any) -> Answer:
-    return Answer([Hit(**hit) for hit in told["hits"]], told["audit"], told["confident"])
+    return Answer([Hit(**hit) for hit in told["hits"]], told["audit"])
 
 
 class _Form:

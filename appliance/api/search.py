@@ -58,18 +58,8 @@ class PartIn(Schema):
         extra="forbid",
         json_schema_extra={
             "oneOf": [
-                {
-                    "required": ["words"],
-                    "properties": {
-                        "words": {"type": "string"},
-                        "like": {"type": "null"},
-                        "region": {"type": "null"},
-                    },
-                },
-                {
-                    "required": ["like"],
-                    "properties": {"words": {"type": "null"}, "like": {"type": "string"}},
-                },
+                {"required": ["words"], "properties": {"words": {"type": "string"}}},
+                {"required": ["like"], "properties": {"like": {"type": "string"}}},
             ]
         },
     )
@@ -77,9 +67,7 @@ class PartIn(Schema):
     words: str | None = Field(None, max_length=MAX_WORDS, pattern=r"[^\s]")
     like: UUID | None = None
     region: RegionIn | None = None
-    weight: float = Field(
-        1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, json_schema_extra={"not": {"const": 0}}
-    )
+    weight: float = Field(1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
 
     def part(self) -> Part:
         region = self.region.region() if self.region else None
@@ -120,20 +108,28 @@ class MetricIn(StrEnum):
     MANHATTAN = "manhattan"
 
 
-class QueryIn(Schema):
+class SearchIn(Schema):
     """What is wanted: words, a stored image (`like`), images judged good (`liked`), further
-    `parts`, or a mix. `region`: of the example image, or of `like`. `without`: words for what it
-    should not show. `diversity`: 0, nearest first, to 1. `group`: of each, the nearest alone."""
+    `parts`, or a mix. `without`: words for what it should not show. `diversity`: 0, nearest
+    first, to 1. `group`: of each of these, only the nearest image."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["words"], "properties": {"words": {"pattern": r"[^\s]"}}},
+                {"required": ["like"], "properties": {"like": {"type": "string"}}},
+            ]
+        },
+    )
 
     words: str = Field("", max_length=MAX_WORDS)
     without: str = Field("", max_length=MAX_WORDS)
     like: UUID | None = None
     region: RegionIn | None = None
-    parts: list[PartIn] = Field([], max_length=MAX_PARTS - 4)
-    liked: list[UUID] = Field([], max_length=MAX_FEEDBACK // 2)
-    disliked: list[UUID] = Field([], max_length=MAX_FEEDBACK // 2)
+    parts: list[PartIn] = Field([], max_length=MAX_PARTS)
+    liked: list[UUID] = Field([], max_length=MAX_FEEDBACK)
+    disliked: list[UUID] = Field([], max_length=MAX_FEEDBACK)
     collections: list[Id] | None = Field(None, min_length=1, max_length=100)
     where: WhereIn | None = None
     metric: MetricIn = MetricIn.COSINE
@@ -162,29 +158,8 @@ class QueryIn(Schema):
         )
 
 
-class SearchIn(QueryIn):
-    """A query without an example image: words or a stored image it must have."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [
-                {
-                    "required": ["words"],
-                    "properties": {
-                        "words": {"type": "string", "pattern": r"[^\s]"},
-                        "region": {"type": "null"},
-                    },
-                },
-                {"required": ["like"], "properties": {"like": {"type": "string"}}},
-            ]
-        },
-    )
-
-
 class BesideImageIn(Schema):
-    """`query`: a QueryIn as JSON, as OpenAPI sends an object within a form."""
-
-    query: str = Field("{}", max_length=65_536)
+    query: str = Field("{}", max_length=4096, description="The rest of the query, as JSON.")
 
 
 class HitOut(Schema):
@@ -201,12 +176,10 @@ class HitOut(Schema):
 
 
 class AnswerOut(Schema):
-    """`audit`: the number of this search's entry in the log. `confident`: whether the nearest
-    stands out from what else there is; null where that cannot be told."""
+    """`audit`: the number of this search's entry in the log."""
 
     hits: list[HitOut]
     audit: int
-    confident: bool | None
 
 
 @router.post("/search", response=AnswerOut, operation_id="search")
@@ -223,7 +196,7 @@ def search_by_image(
 ) -> AnswerOut | HttpResponse:
     """The images nearest to an example, which is de-identified before a model reads it."""
     try:
-        asked = QueryIn.model_validate_json(form.query)
+        asked = SearchIn.model_validate_json(form.query)
     except DoesNotFit:
         return problem(422, "The form's `query` is no query.")
     if (image.size or 0) > MAX_IMAGE_BYTES:
@@ -234,7 +207,7 @@ def search_by_image(
     return _answer(request, asked, content)
 
 
-def _answer(request: ApiRequest, asked: QueryIn, image: bytes) -> AnswerOut | HttpResponse:
+def _answer(request: ApiRequest, asked: SearchIn, image: bytes) -> AnswerOut | HttpResponse:
     try:
         query = asked.query(image)
         tokens.spend_queries(request.auth)
@@ -246,11 +219,7 @@ def _answer(request: ApiRequest, asked: QueryIn, image: bytes) -> AnswerOut | Ht
 
 
 def answer_out(answer: Answer) -> AnswerOut:
-    return AnswerOut(
-        hits=[hit_out(hit) for hit in answer.hits],
-        audit=answer.audit_number,
-        confident=answer.confident,
-    )
+    return AnswerOut(hits=[hit_out(hit) for hit in answer.hits], audit=answer.audit_number)
 
 
 def hit_out(hit: Hit) -> HitOut:

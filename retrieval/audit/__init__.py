@@ -8,6 +8,7 @@ outside.py     the checkpoints kept where the database does not reach
 chain.py       `verify`: whether the log is as it was written
 export.py      the log, or a part of it, to be taken away and checked elsewhere
 proof.py       that one entry is in the log, for whom it is of
+subject.py     who saw images of one subject
 fhir.py        entries as FHIR AuditEvents (IHE BALP)
 atna.py        entries as DICOM audit messages
 syslog.py      messages over TLS to a log server

@@ -2,10 +2,10 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.test import Client
 
-from retrieval import audit
-from retrieval.models import Kind
-from tests.factories import make_user
-from tests.web.conftest import Blocked, Log, Superuser, signed_in
+from retrieval import access, audit, look
+from retrieval.models import Collection, Kind, Purpose, Subject
+from tests.factories import grant, make_image, make_user, operator
+from tests.web.conftest import Blocked, Log, Superuser, jpeg, signed_in
 
 LIST = "/admin/retrieval/auditevent/"
 
@@ -75,3 +75,38 @@ def test_verifying_names_the_first_wrong_entry(
 
 def test_verifying_takes_a_post(browser: Client, entry: int) -> None:
     assert browser.get(f"{LIST}verify/").status_code == 405
+
+
+def test_the_report_on_a_subject_names_who_saw_its_images_and_is_on_the_log(
+    browser: Client, collection: Collection, log: Log
+) -> None:
+    with access.acting_as(operator(), Purpose.ADMINISTRATION):
+        subject, other = (
+            Subject.objects.create(collection=collection, pseudonym=name) for name in "ab"
+        )
+    image, another = (
+        make_image(collection, preview=jpeg(), subject=one) for one in (subject, other)
+    )
+    reader = make_user("=reader")
+    grant(reader, collection)
+    for seen in (image, another):
+        look.look_at(seen.pk, actor=reader, purpose=Purpose.TREATMENT)
+
+    url = "/admin/retrieval/auditevent/subject/"
+    page = browser.get(url, {"subject": subject.pk}).content.decode()
+    file = browser.get(f"{url}export/", {"subject": subject.pk})
+
+    assert page.count("image.viewed") == 1
+    assert "=reader" in page
+    assert file["Content-Disposition"].startswith("attachment")
+    assert file.content.decode().splitlines()[1].endswith("image.viewed,'=reader,TREAT")
+    assert log(Kind.SUBJECT_REPORTED) == [{"entries": 1, "subject": subject.pk}] * 2
+    assert "entries on images" not in browser.get(url, {"subject": "x"}).content.decode()
+
+
+def test_who_may_not_read_the_log_gets_no_report(db: None) -> None:
+    clerk = signed_in(make_user(is_staff=True))
+
+    for path in ("", "export/"):
+        url = f"/admin/retrieval/auditevent/subject/{path}"
+        assert clerk.get(url, {"subject": 1}).status_code == 403

@@ -62,7 +62,7 @@ def patch(program: Client, upload: str, offset: int, content: bytes) -> Any:
         "PATCH",
         f"/api/v1/uploads/{upload}",
         content,
-        "application/octet-stream",
+        "application/offset+octet-stream",
         headers={"Upload-Offset": str(offset)},
     )
 

@@ -6,11 +6,14 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from django.contrib.auth import BACKEND_SESSION_KEY
 from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
 
+from appliance.directory import oidc
 from appliance.web import second_factor
+from appliance.web.views.break_glass import PROVIDER_BACKEND
 from retrieval import break_glass, queue, storage
 from retrieval.errors import AccessDenied
 from retrieval.models import Collection, Image, Kind, Purpose, Role, User, Verdict
@@ -130,6 +133,29 @@ def test_without_a_fresh_second_factor_the_page_asks_for_one_first(
             assert answer.status_code == 302
             assert answer["Location"].startswith("/second-factor")
     assert break_glass.open_to(physician) == []
+
+
+def test_guessing_passwords_here_is_locked_out(
+    at_the_bedside: Client, physician: User, collection: Collection
+) -> None:
+    for _ in range(5):
+        send(at_the_bedside, collection, password="wrong")
+
+    assert send(at_the_bedside, collection).status_code in (403, 429)
+    assert break_glass.open_to(physician) == []
+
+
+def test_who_signs_in_at_a_provider_shows_the_second_factor_alone(
+    at_the_bedside: Client, physician: User, collection: Collection
+) -> None:
+    assert f"{oidc.Backend.__module__}.{oidc.Backend.__name__}" == PROVIDER_BACKEND
+    session = at_the_bedside.session
+    session[BACKEND_SESSION_KEY] = PROVIDER_BACKEND
+    session.save()
+
+    assert 'type="password"' not in at_the_bedside.get(reverse("break_glass")).content.decode()
+    assert send(at_the_bedside, collection, password="").status_code == 302
+    assert len(break_glass.open_to(physician)) == 1
 
 
 def test_nothing_opens_while_the_log_is_closed(

@@ -16,10 +16,11 @@ from appliance.management.console import find_user, services
 from retrieval import access, keys, ledger
 from retrieval import audit as log
 from retrieval.audit import atna, checkpoint, export, fhir, outside, syslog
+from retrieval.audit import subject as of_subject
 from retrieval.audit.entries import Entry, in_utc
 from retrieval.audit.outside import Outside
 from retrieval.errors import CheckpointInvalid, CloisterError
-from retrieval.models import Image, Kind, Purpose, User
+from retrieval.models import Kind, Purpose, User
 
 logger = logging.getLogger("cloister.audit")
 
@@ -223,19 +224,14 @@ def choose(subject: int | None, since: str | None, until: str | None) -> export.
     """Which entries are asked for. A subject's: recorded with it, or on an image of it now."""
     if subject is None and since is None and until is None:
         return export.everything
-    images: set[str] = set()
-    if subject is not None:
-        pks = Image.objects.filter(subject_id=subject).values_list("pk", flat=True)
-        images = {str(pk) for pk in pks}
+    images = set() if subject is None else of_subject.images_of_subject(subject)
 
     def wanted(entry: Entry) -> bool:
         if (since and entry.occurred_at < since) or (until and entry.occurred_at >= until):
             return False
         if subject is None:
             return True
-        return subject in export.subjects_of(entry) or not images.isdisjoint(
-            export.images_of(entry)
-        )
+        return of_subject.concerns(entry, subject, images)
 
     return wanted
 

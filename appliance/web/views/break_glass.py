@@ -1,9 +1,9 @@
 """Access in an emergency: a reason, who one is once more, an hour. See `retrieval.break_glass`."""
 
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from django.contrib.auth import authenticate
+from django.contrib.auth import BACKEND_SESSION_KEY, authenticate
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -21,6 +21,7 @@ from retrieval.models import Kind, Purpose
 
 RECENT_MIN: Final = 5
 """How old the second factor may be: the password is asked for on the page itself."""
+PROVIDER_BACKEND: Final = "appliance.directory.oidc.Backend"
 NOT_OPENED: Final = (
     "Nothing was opened: the password is wrong, or there is no collection of that name."
 )
@@ -36,15 +37,12 @@ def page(request: HttpRequest) -> HttpResponse:
         there = urlencode({"next": request.get_full_path()})
         return redirect(f"{reverse('second_factor')}?{there}")
     if request.method != "POST":
-        return _page(request, BreakGlassForm(initial=_asked_for(request)))
-    form = BreakGlassForm(request.POST)
+        return _page(request, _form(request, initial=_asked_for(request)))
+    form = _form(request, data=request.POST)
     if not form.is_valid():
         return _page(request, form, "Say which collection and why, in a sentence.", 400)
     actor = actor_of(request)
-    again = authenticate(
-        request, username=actor.get_username(), password=form.cleaned_data["password"]
-    )
-    if again is None or again.pk != actor.pk:
+    if not _is_the_same_person(request, form.cleaned_data["password"]):
         audit.record(Kind.SIGN_IN_FAILED, actor=actor, at="break_glass")
         return _page(request, form, NOT_OPENED, 403)
     try:
@@ -64,6 +62,26 @@ def page(request: HttpRequest) -> HttpResponse:
 def close(request: HttpRequest, broken_id: UUID) -> HttpResponse:
     break_glass.close(broken_id, actor=actor_of(request))
     return redirect("break_glass")
+
+
+def _form(request: HttpRequest, **given: Any) -> BreakGlassForm:
+    form = BreakGlassForm(**given)
+    # Who signs in at a provider has no password here: the fresh second factor is asked of them.
+    form.fields["password"].required = not _signs_in_at_a_provider(request)
+    return form
+
+
+def _is_the_same_person(request: HttpRequest, password: str) -> bool:
+    """Counted like a try to sign in: who guesses here is locked out there."""
+    if _signs_in_at_a_provider(request):
+        return True
+    actor = actor_of(request)
+    again = authenticate(request, username=actor.get_username(), password=password)
+    return again is not None and again.pk == actor.pk
+
+
+def _signs_in_at_a_provider(request: HttpRequest) -> bool:
+    return bool(request.session.get(BACKEND_SESSION_KEY) == PROVIDER_BACKEND)
 
 
 def _page(
