@@ -36,10 +36,10 @@ demo: setup
 up: setup
 	@$(BIN)/python manage.py up
 
-test: setup chromium pgbouncer
+test: setup chromium pgbouncer slapd
 	$(PYTEST)
 
-check: setup chromium pgbouncer
+check: setup chromium pgbouncer slapd
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .

@@ -52,6 +52,7 @@ MAX_EF_SEARCH = 1000
 BACKGROUND = 256
 BACKGROUND_COLLECTIONS = 16
 DEADLINE_S = 10
+SIZES_KEPT_S = 10
 SETTLING = timedelta(seconds=30)
 """What was indexed so recently may just be on its way into the other encoders' indexes."""
 _MODELS_LOCK = 0x636C6F69
@@ -486,13 +487,8 @@ def _deadline() -> Iterator[None]:
 
 
 def _route(cursor: CursorWrapper, query: _Query, within: Sequence[int]) -> Route:
-    cursor.execute(
-        sql.SQL(
-            "SELECT count(*), coalesce(sum(rows), 0), max(ef_search) FROM retrieval_indexpart"
-            " WHERE collection_id IN ({collections}) AND encoder_id = {encoder} AND rows > 0"
-        ).format(collections=_literals(within), encoder=sql.Literal(query.encoder.pk))
-    )
-    partitions, rows, ef_search = cursor.fetchone()
+    sizes = [size for size in _sizes(cursor, within, query.encoder) if size.rows]
+    rows = sum(size.rows for size in sizes)
     if query.where != EVERYTHING and rows > EXACT_SCAN_ROWS:
         cursor.execute(
             sql.SQL(
@@ -507,7 +503,45 @@ def _route(cursor: CursorWrapper, query: _Query, within: Sequence[int]) -> Route
         (rows,) = cursor.fetchone()
     if rows <= EXACT_SCAN_ROWS:
         return Route(Path.EXACT)
-    return Route(Path.INDEX if partitions <= FEW_PARTITIONS else Path.BROAD, ef_search)
+    path = Path.INDEX if len(sizes) <= FEW_PARTITIONS else Path.BROAD
+    return Route(path, max(size.ef_search for size in sizes))
+
+
+@dataclass(frozen=True)
+class _Size:
+    rows: int
+    ef_search: int
+    read_at: float
+
+
+_sizes_known: dict[tuple[int, int], _Size] = {}
+
+
+def _sizes(cursor: CursorWrapper, within: Sequence[int], encoder: EncoderVersion) -> list[_Size]:
+    """How much lies in each permitted partition, as of some seconds ago.
+
+    Read under row-level security, and kept in this process for who may search there: an old number
+    makes a search slower for a moment, never wrong.
+    """
+    now = time.monotonic()
+    unknown = [
+        collection_id
+        for collection_id in within
+        if (known := _sizes_known.get((collection_id, encoder.pk))) is None
+        or now - known.read_at > SIZES_KEPT_S
+    ]
+    if unknown:
+        cursor.execute(
+            sql.SQL(
+                "SELECT collection_id, rows, ef_search FROM retrieval_indexpart"
+                " WHERE collection_id IN ({collections}) AND encoder_id = {encoder}"
+            ).format(collections=_literals(unknown), encoder=sql.Literal(encoder.pk))
+        )
+        found = {collection_id: sizes for collection_id, *sizes in cursor.fetchall()}
+        for collection_id in unknown:
+            rows, ef_search = found.get(collection_id, (0, FULL_EF_SEARCH))
+            _sizes_known[collection_id, encoder.pk] = _Size(rows, ef_search, now)
+    return [_sizes_known[collection_id, encoder.pk] for collection_id in within]
 
 
 def ef_search_of(within: Sequence[int], encoder: EncoderVersion) -> int:

@@ -267,6 +267,23 @@ def answer(reply_to: str, content: bytes) -> None:
     pipeline.execute()
 
 
+def remember(key: str, entry: bytes, *, most: int, lifetime_s: int) -> list[bytes]:
+    """Add to a short memory of the newest `most` entries; returns those before, newest first.
+
+    Of what is asked only while the broker answers anyway, and may be forgotten with it. Raises
+    EncoderUnavailable where it does not answer.
+    """
+    try:
+        pipeline = _broker().pipeline(transaction=True)
+        pipeline.lrange(key, 0, most - 1)
+        pipeline.lpush(key, entry)
+        pipeline.ltrim(key, 0, most - 1)
+        pipeline.expire(key, lifetime_s)
+        return cast(list[bytes], pipeline.execute()[0])
+    except redis.RedisError as error:
+        raise EncoderUnavailable("the broker does not answer") from error
+
+
 @lru_cache(maxsize=1)
 def _broker() -> redis.Redis:
     url = settings.CLOISTER_BROKER_URL.replace("redis+socket://", "unix://", 1)

@@ -9,7 +9,7 @@ from uuid import UUID
 import numpy as np
 from pgvector.django import HammingDistance
 
-from retrieval import access, audit, confidence, fusion, index, kept_queries, queue, storage
+from retrieval import access, audit, confidence, fusion, index, kept_queries, probes, queue, storage
 from retrieval.errors import AccessDenied, EncoderUnavailable
 from retrieval.index import Metric, Neighbour
 from retrieval.models import Collection, EncoderVersion, Image, Kind, Purpose, State, User
@@ -158,6 +158,8 @@ def _nearest(
         with access.acting_as(actor, purpose):
             stored, known = _stored(query.stored(), within, encoder)
     vectors = _query_vectors(query, _encode(query, stored, known, actor, encoder), known)
+    for vector, _ in vectors:
+        probes.watch(vector, actor=actor, purpose=purpose)
     is_words = not query.liked and all(part.words for part in query.all_parts())
     other_words = confidence.other_words(encoder.name) if is_words else ()
     with access.acting_as(actor, purpose):

@@ -52,6 +52,7 @@ class Hit:
 class Answer:
     hits: list[Hit]
     audit: int
+    confident: bool | None
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class Cloister:
                 "PATCH",
                 f"/uploads/{upload}",
                 part,
-                "application/offset+octet-stream",
+                "application/octet-stream",
                 headers={"Upload-Offset": str(state["received"])},
             )
 
@@ -288,7 +289,7 @@ def _refused(error: HTTPError) -> Refused:
 
 
 def _answer(told: Any) -> Answer:
-    return Answer([Hit(**hit) for hit in told["hits"]], told["audit"])
+    return Answer([Hit(**hit) for hit in told["hits"]], told["audit"], told["confident"])
 
 
 class _Form:

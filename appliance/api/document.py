@@ -8,9 +8,12 @@ from django.http import HttpRequest
 from django.urls import reverse
 from ninja import NinjaAPI
 from ninja.openapi.docs import Swagger
+from ninja.openapi.schema import REF_TEMPLATE
 
 from appliance.api import problems
 from appliance.api.auth import PURPOSE_HEADER
+from appliance.api.ingest import MAX_FILES
+from appliance.api.search import QueryIn
 from retrieval.models import Purpose
 
 DESCRIPTION: Final = """Search and hand in images, as a program. Every request shows a token
@@ -45,6 +48,8 @@ class CloisterAPI(NinjaAPI):
                 found = {str(status): told for status, told in operation["responses"].items()}
                 operation["responses"] = found | answers
                 operation["parameters"] = [*operation["parameters"], PURPOSE_PARAMETER]
+        _describe_query_in_form(document)
+        _bound_files(document)
         return document
 
     def body_types(self, request: HttpRequest) -> set[str]:
@@ -58,6 +63,31 @@ class CloisterAPI(NinjaAPI):
         if not hasattr(self, "_described"):
             self._described: dict[str, Any] = self.get_openapi_schema()["paths"]
         return self._described
+
+
+def _describe_query_in_form(document: Any) -> None:
+    """ninja sees text where the form has a query; a form's object is sent as JSON anyway."""
+    described = QueryIn.model_json_schema(ref_template=REF_TEMPLATE)
+    schemas = document["components"]["schemas"]
+    schemas |= described.pop("$defs") | {"QueryIn": described}
+    (operation,) = (
+        operations["post"]
+        for path, operations in document["paths"].items()
+        if path.endswith("/image")
+    )
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    form["properties"]["query"] = {"$ref": REF_TEMPLATE.format(model="QueryIn")}
+
+
+def _bound_files(document: Any) -> None:
+    """ninja does not take a list of files whose length is bounded by its type."""
+    (operation,) = (
+        operations["post"]
+        for path, operations in document["paths"].items()
+        if path.endswith("/files") and "post" in operations
+    )
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    form["properties"]["files"] |= {"minItems": 1, "maxItems": MAX_FILES}
 
 
 def _problem_answer(status: int) -> dict[str, Any]:

@@ -24,7 +24,10 @@ MAX_ID: Final = 2**63 - 1
 MAX_FILES: Final = 100
 KEY_HEADER: Final = "Idempotency-Key"
 MAX_KEY_CHARS: Final = 255
-PART: Final = "application/offset+octet-stream"
+PART: Final = "application/octet-stream"
+
+SAFE_NAME: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]*$"
+"""No controls, line ends or direction marks: what `receive.checked_name` refuses."""
 
 IDEMPOTENT: Final[dict[str, Any]] = {
     "parameters": [
@@ -80,7 +83,7 @@ class UploadIn(Schema):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(min_length=1, max_length=MAX_NAME_CHARS)
+    name: str = Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=SAFE_NAME)
     size: int = Field(ge=1, le=receive.MAX_FILE_BYTES)
 
 

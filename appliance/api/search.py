@@ -58,8 +58,18 @@ class PartIn(Schema):
         extra="forbid",
         json_schema_extra={
             "oneOf": [
-                {"required": ["words"], "properties": {"words": {"type": "string"}}},
-                {"required": ["like"], "properties": {"like": {"type": "string"}}},
+                {
+                    "required": ["words"],
+                    "properties": {
+                        "words": {"type": "string"},
+                        "like": {"type": "null"},
+                        "region": {"type": "null"},
+                    },
+                },
+                {
+                    "required": ["like"],
+                    "properties": {"words": {"type": "null"}, "like": {"type": "string"}},
+                },
             ]
         },
     )
@@ -67,7 +77,9 @@ class PartIn(Schema):
     words: str | None = Field(None, max_length=MAX_WORDS, pattern=r"[^\s]")
     like: UUID | None = None
     region: RegionIn | None = None
-    weight: float = Field(1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
+    weight: float = Field(
+        1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, json_schema_extra={"not": {"const": 0}}
+    )
 
     def part(self) -> Part:
         region = self.region.region() if self.region else None
@@ -108,28 +120,20 @@ class MetricIn(StrEnum):
     MANHATTAN = "manhattan"
 
 
-class SearchIn(Schema):
+class QueryIn(Schema):
     """What is wanted: words, a stored image (`like`), images judged good (`liked`), further
-    `parts`, or a mix. `without`: words for what it should not show. `diversity`: 0, nearest
-    first, to 1. `group`: of each of these, only the nearest image."""
+    `parts`, or a mix. `region`: of the example image, or of `like`. `without`: words for what it
+    should not show. `diversity`: 0, nearest first, to 1. `group`: of each, the nearest alone."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "anyOf": [
-                {"required": ["words"], "properties": {"words": {"pattern": r"[^\s]"}}},
-                {"required": ["like"], "properties": {"like": {"type": "string"}}},
-            ]
-        },
-    )
+    model_config = ConfigDict(extra="forbid")
 
     words: str = Field("", max_length=MAX_WORDS)
     without: str = Field("", max_length=MAX_WORDS)
     like: UUID | None = None
     region: RegionIn | None = None
-    parts: list[PartIn] = Field([], max_length=MAX_PARTS)
-    liked: list[UUID] = Field([], max_length=MAX_FEEDBACK)
-    disliked: list[UUID] = Field([], max_length=MAX_FEEDBACK)
+    parts: list[PartIn] = Field([], max_length=MAX_PARTS - 4)
+    liked: list[UUID] = Field([], max_length=MAX_FEEDBACK // 2)
+    disliked: list[UUID] = Field([], max_length=MAX_FEEDBACK // 2)
     collections: list[Id] | None = Field(None, min_length=1, max_length=100)
     where: WhereIn | None = None
     metric: MetricIn = MetricIn.COSINE
@@ -158,8 +162,29 @@ class SearchIn(Schema):
         )
 
 
+class SearchIn(QueryIn):
+    """A query without an example image: words or a stored image it must have."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {
+                    "required": ["words"],
+                    "properties": {
+                        "words": {"type": "string", "pattern": r"[^\s]"},
+                        "region": {"type": "null"},
+                    },
+                },
+                {"required": ["like"], "properties": {"like": {"type": "string"}}},
+            ]
+        },
+    )
+
+
 class BesideImageIn(Schema):
-    query: str = Field("{}", max_length=4096, description="The rest of the query, as JSON.")
+    """`query`: a QueryIn as JSON, as OpenAPI sends an object within a form."""
+
+    query: str = Field("{}", max_length=65_536)
 
 
 class HitOut(Schema):
@@ -176,10 +201,12 @@ class HitOut(Schema):
 
 
 class AnswerOut(Schema):
-    """`audit`: the number of this search's entry in the log."""
+    """`audit`: the number of this search's entry in the log. `confident`: whether the nearest
+    stands out from what else there is; null where that cannot be told."""
 
     hits: list[HitOut]
     audit: int
+    confident: bool | None
 
 
 @router.post("/search", response=AnswerOut, operation_id="search")
@@ -196,7 +223,7 @@ def search_by_image(
 ) -> AnswerOut | HttpResponse:
     """The images nearest to an example, which is de-identified before a model reads it."""
     try:
-        asked = SearchIn.model_validate_json(form.query)
+        asked = QueryIn.model_validate_json(form.query)
     except DoesNotFit:
         return problem(422, "The form's `query` is no query.")
     if (image.size or 0) > MAX_IMAGE_BYTES:
@@ -207,7 +234,7 @@ def search_by_image(
     return _answer(request, asked, content)
 
 
-def _answer(request: ApiRequest, asked: SearchIn, image: bytes) -> AnswerOut | HttpResponse:
+def _answer(request: ApiRequest, asked: QueryIn, image: bytes) -> AnswerOut | HttpResponse:
     try:
         query = asked.query(image)
         tokens.spend_queries(request.auth)
@@ -219,7 +246,11 @@ def _answer(request: ApiRequest, asked: SearchIn, image: bytes) -> AnswerOut | H
 
 
 def answer_out(answer: Answer) -> AnswerOut:
-    return AnswerOut(hits=[hit_out(hit) for hit in answer.hits], audit=answer.audit_number)
+    return AnswerOut(
+        hits=[hit_out(hit) for hit in answer.hits],
+        audit=answer.audit_number,
+        confident=answer.confident,
+    )
 
 
 def hit_out(hit: Hit) -> HitOut:

@@ -62,7 +62,7 @@ def patch(program: Client, upload: str, offset: int, content: bytes) -> Any:
         "PATCH",
         f"/api/v1/uploads/{upload}",
         content,
-        "application/offset+octet-stream",
+        "application/octet-stream",
         headers={"Upload-Offset": str(offset)},
     )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from pytest_django.plugin import DjangoDbBlocker
 
 from retrieval import access
 from retrieval.models import Purpose, ReviewBox, Role, Source, State
@@ -76,6 +77,27 @@ def test_the_encoder_is_measured_on_what_wheels_bring(tmp_path: Path) -> None:
     assert [row["batch"] for row in tables["images"]] == [1, 16]
     assert all(row["images/s"] > 0 for row in tables["images"])  # type: ignore[operator]
     assert tables["queries, words"][0]["times"] == 2
+
+
+def test_the_index_is_measured_in_a_database_of_its_own(
+    tmp_path: Path, django_db_blocker: DjangoDbBlocker
+) -> None:
+    out, err = io.StringIO(), io.StringIO()
+    with django_db_blocker.unblock():
+        call_command(
+            "benchmark", "index", data=tmp_path, rows=1000, json=True, stdout=out, stderr=err
+        )
+
+    tables = {
+        table["title"].partition(",")[0]: table for table in json.loads(out.getvalue())["tables"]
+    }
+    assert len(tables["loading and building"]["rows"]) == 5
+    churned = tables["a twentieth of a collection churned (goal 8: recall at least 0.98 of fresh)"]
+    assert [row["rows short"] for row in churned["rows"]] == [0, 0, 0, 0]
+    assert all(
+        row["seconds"] < 1
+        for row in tables["a collection's vectors dropped with their index"]["rows"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from django.conf import settings
 
 from retrieval.models import Stage
 from workers import app as worker
-from workers.deidentify.verdict import detector_for
 
 
 def test_a_worker_does_not_start_with_a_detector_that_is_not_as_listed(
@@ -19,7 +18,6 @@ def test_a_worker_does_not_start_with_a_detector_that_is_not_as_listed(
     monkeypatch.setattr(settings, "CLOISTER_DETECTORS", listed)
     queues = SimpleNamespace(consume_from={Stage.DEIDENTIFY: None})
     monkeypatch.setattr(worker, "app", SimpleNamespace(amqp=SimpleNamespace(queues=queues)))
-    detector_for.cache_clear()
 
     with pytest.raises(SystemExit):
         worker.refuse_detectors_that_cannot_be_used()

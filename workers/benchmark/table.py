@@ -13,12 +13,14 @@ class Setting:
     """data: the folder of public data. files: at most so many files of each set, None for all.
 
     profile: whose detectors are also judged by what reviewers released, as `user` may review it.
+    rows: how many vectors are made, where they are.
     """
 
     data: Path
     files: int | None = None
     profile: PrivacyProfile | None = None
     user: User | None = None
+    rows: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -150,12 +151,12 @@ class DeidentifiedFrames:
 
 def detector_for(profile: Profile) -> FaceDetector:
     """Return the face detector of a profile, loaded once. Raises ModelRefused."""
-    return _faces(profile.detection_threshold)
+    return _faces(profile.detection_threshold, settings.CLOISTER_DETECTORS)
 
 
 @lru_cache(maxsize=4)
-def _faces(threshold: float) -> FaceDetector:
-    return union(threshold=threshold, added=settings.CLOISTER_DETECTORS)
+def _faces(threshold: float, added: Path | None) -> FaceDetector:
+    return union(threshold=threshold, added=added)
 
 
 def detectors_for(profile: Profile) -> Detectors:

@@ -210,7 +210,7 @@ class Grouped:
     temperature: float
     groups: int
     basis: torch.Tensor | None = None
-    mixing: float | None = 0.25
+    mixing: float | None = 1 / 32
     name: str = "grouped_contrastive"
 
     @property

@@ -331,6 +331,23 @@ def test_an_object_claims_no_option_that_was_not_done(
     assert ("113111" in codes) is has_private
 
 
+def test_names_of_files_go() -> None:
+    dataset = patient()
+    dataset.ReferencedFileID = ["ARCHIVE", "WARD7"]
+
+    assert "ReferencedFileID" not in cleaned(dataset)
+
+
+@pytest.mark.parametrize("keyword", ["SOPClassUID", "SOPInstanceUID"])
+def test_an_object_of_two_kinds_or_names_is_still_one_file(keyword: str) -> None:
+    dataset = patient()
+    dataset[keyword] = DataElement(Tag(keyword), "FD", [0.0, 1.0])
+
+    written = header.read(header.write(cleaned(dataset)))
+
+    assert isinstance(written.file_meta.MediaStorageSOPInstanceUID, UI)
+
+
 def test_a_private_number_that_is_none_goes() -> None:
     dataset = patient()
     block = dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True)

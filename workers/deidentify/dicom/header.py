@@ -396,7 +396,7 @@ def _declare(dataset: Dataset, patient: Patient, mapping: Mapping, *, pixels_cle
     codes = _PROFILE_CODES | (_PIXEL_CODES if pixels_cleaned else {})
     if not any(tag.is_private for tag in dataset.keys()):  # noqa: SIM118
         codes = {code: meaning for code, meaning in codes.items() if code != "113111"}
-    if not dataset.get("SOPInstanceUID"):
+    if not isinstance(dataset.get("SOPInstanceUID"), str) or not dataset.SOPInstanceUID:
         dataset.SOPInstanceUID = mapping.uid(hashlib.sha256(_content(dataset)).hexdigest())
     dataset.PatientID = patient.pseudonym
     dataset.PatientName = patient.pseudonym
@@ -436,7 +436,10 @@ def _add_file_meta(cleaned: Dataset, source: Dataset) -> None:
     Pixels that are not compressed go on as Explicit VR Little Endian.
     """
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(cleaned.get("SOPClassUID") or _SECONDARY_CAPTURE)
+    sop_class = cleaned.get("SOPClassUID")  # several values where there may be one are none
+    meta.MediaStorageSOPClassUID = UID(
+        sop_class if sop_class and isinstance(sop_class, str) else _SECONDARY_CAPTURE
+    )
     meta.MediaStorageSOPInstanceUID = UID(cleaned.SOPInstanceUID)
     given = getattr(source, "file_meta", Dataset()).get("TransferSyntaxUID")
     is_compressed = given is not None and given.is_valid and given.is_encapsulated

@@ -29,11 +29,16 @@ BENCHMARKS = {
     "deidentify": "workers.benchmark.deidentify",
     "encode": "workers.benchmark.encode",
     "finetune": "workers.benchmark.finetune",
+    "index": "workers.benchmark.index",
+    "search": "workers.benchmark.search",
 }
 
 
+LEAST_ROWS = 1000
+
+
 class Command(BaseCommand):
-    """Needs no database, no broker and no network, but with --profile the database."""
+    """Needs no broker, no network and no database but its own; with --profile the database."""
 
     help = "Measure one part of the appliance; without public data, on what wheels bring."
     requires_system_checks = []
@@ -54,6 +59,7 @@ class Command(BaseCommand):
             help="of deidentify: judge this profile by what reviewers released, too",
         )
         parser.add_argument("--as", dest="user", default=access.OPERATOR, metavar="USER")
+        parser.add_argument("--rows", type=int, metavar="N", help="vectors to make (search, index)")
         parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
     def handle(
@@ -64,6 +70,7 @@ class Command(BaseCommand):
         files: int | None = None,
         profile: str | None = None,
         user: str = access.OPERATOR,
+        rows: int | None = None,
         json: bool,
         **_options: Any,
     ) -> None:
@@ -71,9 +78,11 @@ class Command(BaseCommand):
             raise CommandError(f"no benchmark named {name!r}; there are {', '.join(BENCHMARKS)}")
         if files is not None and files < 1:
             raise CommandError("--files must be at least 1")
+        if rows is not None and rows < LEAST_ROWS:
+            raise CommandError(f"--rows must be at least {LEAST_ROWS}")
         if not data.is_dir():
             self.stderr.write("no public data (--data, CLOISTER_DATA): only what wheels bring")
-        setting = Setting(data, files)
+        setting = Setting(data, files, rows=rows)
         if profile is not None:
             setting = Setting(data, files, *_reviewed_by(profile, user))
         tables = self._told(import_module(BENCHMARKS[name]).tables(setting))
