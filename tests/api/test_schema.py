@@ -1,6 +1,6 @@
 """Every route against its own document: requests that fit it, and requests that do not.
 
-EXAMPLES says how many of each kind a route gets; `SCHEMA_EXAMPLES=100` makes a long run of it.
+EXAMPLES says how many of each kind a route gets; `SCHEMA_EXAMPLES=20` makes a long run of it.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from retrieval.models import (
 )
 from tests.factories import make_token
 
-EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "3"))
+EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "2"))
 
 UNSAID_IN_SCHEMAS = {"send_part", "finish_upload"}
 """What a part must be depends on the parts before it, which no schema says."""
