@@ -13,6 +13,7 @@ from retrieval.models.image import Region
 MAX_PARTS: Final = 16
 MAX_FEEDBACK: Final = 64
 MAX_WEIGHT: Final = 10.0
+MAX_ID: Final = 2**63 - 1
 MAX_CHOICES: Final = 64
 """Of one kind in a filter: tags, modalities, media types or subjects."""
 
@@ -95,6 +96,8 @@ class Query:
         choices = (v for v in vars(self.where).values() if isinstance(v, tuple))
         if any(len(chosen) > MAX_CHOICES for chosen in choices):
             raise ValueError(f"a filter has at most {MAX_CHOICES} choices of one kind")
+        if any(not 0 < subject <= MAX_ID for subject in self.where.subjects):
+            raise ValueError("there is no such subject")
         if not 0.0 <= self.diversity <= 1.0:
             raise ValueError("diversity is between 0 and 1")
 

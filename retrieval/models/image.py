@@ -47,6 +47,7 @@ def _clock(moment_s: float) -> str:
 
 
 _SIDES = 4
+_LARGEST_SIDE = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Region:
     h: int
 
     def __post_init__(self) -> None:
-        if min(self.x, self.y) < 0 or min(self.w, self.h) < 1:
+        sides = (self.x, self.y, self.w, self.h)
+        if min(sides) < 0 or min(self.w, self.h) < 1 or max(sides) > _LARGEST_SIDE:
             raise ValueError("a region is x, y ≥ 0 and w, h ≥ 1, in pixels")
 
     def __str__(self) -> str:

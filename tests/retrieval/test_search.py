@@ -408,6 +408,7 @@ def test_scores_of_every_metric_are_bounded(
         {"words": "a", "parts": (Part(words="b"),) * 16},
         {"words": "a", "where": Filter(tags=("t",) * 65)},
         {"words": "a", "liked": (uuid.uuid4(),) * 65},
+        {"words": "a", "where": Filter(subjects=(2**63,))},
     ],
 )
 def test_a_query_out_of_bounds_is_refused(wrong: dict[str, Any]) -> None:
@@ -415,7 +416,9 @@ def test_a_query_out_of_bounds_is_refused(wrong: dict[str, Any]) -> None:
         Query(**wrong)
 
 
-@pytest.mark.parametrize("text", ["1,2,3", "1,2,3,4,5", "a,b,c,d", "-1,0,5,5", "0,0,0,5"])
+@pytest.mark.parametrize(
+    "text", ["1,2,3", "1,2,3,4,5", "a,b,c,d", "-1,0,5,5", "0,0,0,5", "0,0,5,9999999999"]
+)
 def test_a_region_is_four_whole_numbers_of_pixels(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         Region.parse(text)

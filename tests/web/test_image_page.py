@@ -221,7 +221,7 @@ def test_who_may_only_search_tags_nothing(browser: Client, image: Image, log: Lo
     assert len(log(Kind.IMAGE_DENIED)) == 1
 
 
-@pytest.mark.parametrize("tags", ["x" * 65, ",".join(map(str, range(33)))])
+@pytest.mark.parametrize("tags", ["x" * 65, ",".join(map(str, range(33))), "a\0b", "a\nb"])
 def test_tags_out_of_bounds_are_refused(
     browser: Client, image: Image, reader: User, tags: str
 ) -> None:
