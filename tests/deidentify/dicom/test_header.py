@@ -7,8 +7,10 @@ from datetime import date
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as basic
+from PIL import Image, ImageCms
 from pydicom import DataElement, Dataset, dcmwrite
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
@@ -19,6 +21,7 @@ from pydicom.uid import UID as UI
 from retrieval.errors import Reason, Rejected
 from tests.decode import samples
 from workers.deidentify.dicom import header, table
+from workers.deidentify.dicom.colours import SRGB_PROFILE
 from workers.deidentify.dicom.mapping import Mapping, Patient, patient_identity
 from workers.deidentify.dicom.table import Action
 from workers.deidentify.dicom.words import GONE
@@ -267,6 +270,30 @@ def test_a_value_that_is_not_of_its_attribute_s_kind_goes(
     dataset[keyword] = DataElement(Tag(keyword), representation, "Quux^Xaverine")
 
     assert "Quux" not in str(cleaned(dataset))
+
+
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_a_colour_profile_of_a_device_leaves_as_srgb(*, is_nested: bool) -> None:
+    dataset, path = patient(), Dataset()
+    place = path if is_nested else dataset
+    place.ICCProfile = SRGB_PROFILE + b"Scanner 4711 serial Quux"
+    dataset.OpticalPathSequence = [path]
+
+    result = cleaned(dataset)
+
+    left = result.OpticalPathSequence[0] if is_nested else result
+    assert left.ICCProfile == SRGB_PROFILE
+
+
+def test_our_colour_profile_is_srgb() -> None:
+    ours = ImageCms.ImageCmsProfile(io.BytesIO(SRGB_PROFILE))
+    greys = Image.merge("RGB", [Image.linear_gradient("L").rotate(90 * n) for n in range(3)])
+
+    turned = ImageCms.profileToProfile(greys, ours, ImageCms.createProfile("sRGB"))
+
+    assert turned is not None
+    difference = np.asarray(turned, int) - np.asarray(greys, int)
+    assert np.abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize("keyword", ["DeidentificationMethod", "BitsAllocated"])

@@ -25,6 +25,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from retrieval.errors import Reason, Rejected
+from workers.deidentify.dicom.colours import SRGB_PROFILE
 from workers.deidentify.dicom.mapping import Mapping, Patient
 from workers.deidentify.dicom.table import (
     BYTES,
@@ -276,6 +277,8 @@ def _replaced(
         emptied = [_dummies(_cleaned(item, walk, depth + 1)) for item in items or ()]
         return DataElement(element.tag, "SQ", Sequence(emptied))
     first = representation.split(" ", maxsplit=1)[0]
+    if element.keyword == "ICCProfile":
+        return DataElement(element.tag, first, SRGB_PROFILE)
     return DataElement(element.tag, first, _DUMMIES.get(first, GONE))
 
 

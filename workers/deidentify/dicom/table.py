@@ -118,6 +118,8 @@ _OURS = {
     "EncapsulatedDocument": Action.REPLACE,
     # Names of files.
     "ReferencedFileID": Action.REMOVE,
+    # Names the device by its serial number.
+    "ICCProfile": Action.REPLACE,
 }
 
 # Bytes with a use in showing the picture. All others may hold anything and are removed.
@@ -129,7 +131,6 @@ _PICTURE_BYTES = frozenset(
         "ExtendedOffsetTable",
         "ExtendedOffsetTableLengths",
         "LUTData",
-        "ICCProfile",
         "WaveformData",
         "DoublePointCoordinatesData",
         "LongPrimitivePointIndexList",
