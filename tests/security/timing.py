@@ -56,26 +56,15 @@ def through_the_appliance(reader: User, collection: Collection, encoder: Encoder
     return probe
 
 
-def through_one_shared_index(superuser: Superuser, collection: Collection) -> Probe:
-    """The same rows behind one index and a filter: what the partitions are there to avoid."""
-    superuser.execute("DROP TABLE IF EXISTS shared")
-    superuser.execute(
-        f"CREATE TABLE shared AS SELECT collection_id, vector::halfvec({DIMENSIONS}) AS vector"
-        " FROM retrieval_embedding"
-    )
-    superuser.execute("CREATE INDEX ON shared USING hnsw (vector halfvec_cosine_ops)")
-    superuser.execute("SET hnsw.iterative_scan = strict_order")
-    superuser.execute("SET enable_seqscan = off")
+def leaking(probe: Probe, near: Vector) -> Probe:
+    """The same search, if it had twice the work wherever something near is hidden."""
 
-    def probe(vector: Vector) -> object:
-        text = "[" + ",".join(map(str, vector)) + "]"
-        return superuser.execute(
-            f"SELECT 1 FROM shared WHERE collection_id = {collection.pk}"
-            f" ORDER BY vector <=> %s::halfvec({DIMENSIONS}) LIMIT 20",
-            [text],
-        ).fetchall()
+    def slower(vector: Vector) -> object:
+        if float(vector @ near) > 0.9:
+            probe(vector)
+        return probe(vector)
 
-    return probe
+    return slower
 
 
 def times(probe: Probe, near: Vector, far: Vector, count: int) -> tuple[list[float], list[float]]:
