@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from django.db import connection, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from retrieval import audit, keys
@@ -99,6 +100,7 @@ def rotate(
             account_id=before.account_id,
             name=before.name,
             series=before.series,
+            predecessor=before,
             scopes=before.scopes,
             collections=before.collections,
             purposes=before.purposes,
@@ -115,10 +117,19 @@ def rotate(
 
 
 def revoke(token: ApiToken, *, revoked_by: User) -> None:
-    """End a token at its next use. One that was revoked stays as it is."""
+    """End a token at its next use, and what it rotated itself into, however often.
+
+    Whoever found a leaked one may have rotated it. What a person rotated it into holds; one that
+    was revoked stays as it is.
+    """
+    ended = [token]
     with transaction.atomic():
-        if ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now()):
-            _record_change(Kind.TOKEN_REVOKED, token, revoked_by)
+        for each in ended:
+            is_first = ApiToken.objects.filter(pk=each.pk, revoked_at=None)
+            if is_first.update(revoked_at=timezone.now()):
+                _record_change(Kind.TOKEN_REVOKED, each, revoked_by)
+            # Looked up only now: the update waited for a rotation that was under way.
+            ended += ApiToken.objects.filter(predecessor=each, created_by=F("account"))
 
 
 def let_in(text: str) -> User:

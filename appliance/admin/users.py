@@ -109,8 +109,9 @@ class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no
         return ["directory", "is_staff", "is_superuser", "groups", "user_permissions"]
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        if isinstance(obj, User) and obj.is_superuser and not actor_of(request).is_superuser:
-            return False  # nor take over an account that is
+        has_rights = isinstance(obj, User) and (obj.is_superuser or obj.is_staff)
+        if has_rights and not actor_of(request).is_superuser:
+            return False  # nor take over an account that is, or one with rights of its own
         return super().has_change_permission(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
@@ -176,6 +177,10 @@ admin.site.unregister(Group)
 @admin.register(Group)
 class GroupAdmin(RecordedAdmin, DjangoGroupAdmin):
     subject = "group"
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
+        # Who may edit groups could otherwise give rights to one of their own.
+        return [] if request.user.is_superuser else ["permissions"]
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         # Its grants would go with it, each without an entry of its own: revoke them first.

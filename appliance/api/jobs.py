@@ -1,4 +1,4 @@
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -137,6 +137,7 @@ def _place(cursor: str) -> tuple[datetime, UUID]:
         at = parse_datetime(moment)
         if at is None or at.tzinfo is None:
             raise paging.CursorUnreadable
-        return at, UUID(last)
-    except ValueError as error:
+        # The database takes no zone more than sixteen hours away.
+        return at.astimezone(UTC), UUID(last)
+    except (ValueError, OverflowError) as error:
         raise paging.CursorUnreadable from error

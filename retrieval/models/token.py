@@ -55,6 +55,9 @@ class ApiToken(models.Model):
         editable=False,
         help_text="A token and those it was rotated into: they share limits and entries.",
     )
+    predecessor = models.ForeignKey(
+        "self", null=True, editable=False, on_delete=models.PROTECT, related_name="successors"
+    )
     digest = models.CharField(max_length=64, unique=True, editable=False)
     scopes = ArrayField(models.CharField(max_length=20, choices=Scope.choices))
     collections = ArrayField(models.BigIntegerField())

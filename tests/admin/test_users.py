@@ -2,8 +2,9 @@ import pytest
 from django.contrib.auth.models import Group, Permission
 from django.test import Client
 
+from retrieval import second_factor
 from retrieval.models import Collection, Kind, Role, User
-from tests.factories import grant, make_user
+from tests.factories import enrol, grant, make_user
 from tests.web.conftest import Log, signed_in
 
 NEW = "a staple for the battery"
@@ -94,6 +95,40 @@ def test_who_edits_accounts_does_not_take_over_an_all_powerful_one(
     administrator.refresh_from_db()
     assert answer.status_code == 403
     assert not administrator.check_password(NEW)
+
+
+@pytest.mark.parametrize("door", ["password", "second-factor/reset", "change"])
+def test_who_edits_accounts_does_not_take_over_an_officers(clerk: User, door: str) -> None:
+    officer = make_user("officer", is_staff=True)
+    officer.user_permissions.set(permissions("review_breakglass"))
+    enrol(officer)
+    form = {"password1": NEW, "password2": NEW, "usable_password": "true", "set-password": "1"}
+
+    answer = signed_in(clerk).post(
+        f"/admin/retrieval/user/{officer.pk}/{door}/", form | {"username": "mine"}
+    )
+
+    officer.refresh_from_db()
+    assert answer.status_code == 403
+    assert not officer.check_password(NEW)
+    assert second_factor.is_enrolled(officer)
+    assert officer.username == "officer"
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_who_edits_groups_gives_no_rights_to_one_of_their_own(clerk: User, is_new: bool) -> None:
+    clerk.user_permissions.set(permissions("view_group", "change_group", "add_group"))
+    group = Group.objects.create(name="clerks")
+    clerk.groups.add(group)
+    rights = [each.pk for each in permissions("review_breakglass")]
+    place, name = ("add", "new") if is_new else (f"{group.pk}/change", "clerks")
+
+    answer = signed_in(clerk).post(
+        f"/admin/auth/group/{place}/", {"name": name, "permissions": rights}
+    )
+
+    assert answer.status_code == 302
+    assert not Group.objects.get(name=name).permissions.exists()
 
 
 def test_a_group_that_holds_grants_is_not_deleted(browser: Client, collection: Collection) -> None:

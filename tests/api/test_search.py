@@ -5,6 +5,7 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
+from appliance.api import paging
 from retrieval.models import Collection, Image, Kind, Purpose, Role, ServiceAccount
 from tests.api.conftest import ask, with_token
 from tests.factories import grant, make_collection, make_image, make_token, png
@@ -170,6 +171,12 @@ def test_collections_are_those_the_token_opens_page_by_page(
     assert found[0]["may"] == ["view", "search", "see_source_names", "ingest"]
     assert found[1]["may"] == ["view"]
     assert rest["next"] is None
+
+
+def test_a_cursor_with_a_zone_far_away_is_read(program: Client) -> None:
+    cursor = paging.encode("2026-01-01T00:00:00+23:00", NOBODYS)
+
+    assert program.get("/api/v1/jobs", {"cursor": cursor}).status_code == 200
 
 
 @pytest.mark.parametrize("cursor", ["x", "W10", "WyJhIl0", "bnVsbA", "é", "WzFd" * 100])

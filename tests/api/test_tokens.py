@@ -258,6 +258,27 @@ def test_a_rotated_token_holds_for_the_overlap_and_its_successor_shares_its_limi
         tokens.rotate(first, overlap=timedelta(0), rotated_by=account)
 
 
+def test_what_a_leaked_token_rotated_itself_into_is_revoked_with_it(
+    account: ServiceAccount, collection: Collection, log: Log
+) -> None:
+    leaked, text = make_token(account, collection)
+    by_person, theirs = tokens.rotate(leaked, overlap=timedelta(days=1), rotated_by=make_user())
+    for _ in range(2):
+        answer = with_token(text).post(
+            "/api/v1/token/rotate", {"overlap_s": 86400}, content_type="application/json"
+        )
+        text = answer.json()["text"]
+    assert with_token(text).get("/api/v1/token").status_code == 200
+
+    tokens.revoke(leaked, revoked_by=make_user())
+
+    assert with_token(text).get("/api/v1/token").status_code == 401
+    assert with_token(theirs).get("/api/v1/token").status_code == 200
+    revoked = [entry["issued"] for entry in log(Kind.TOKEN_REVOKED)]
+    assert len(revoked) == 3
+    assert by_person.pk not in revoked
+
+
 def test_a_tokens_rate_is_limited_and_told_when_to_come_back(
     account: ServiceAccount, collection: Collection, log: Log
 ) -> None:
