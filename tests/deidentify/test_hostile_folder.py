@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from django.core.management import call_command
 
-from retrieval.errors import Reason
+from retrieval.errors import Reason, Rejected
 from tests.decode import hostile, mutations, samples
 from workers.deidentify.dicom import header
 from workers.management.commands import deidentify
@@ -79,6 +79,39 @@ def test_a_folder_too_deep_to_list_stands_for_what_is_in_it(tmp_path: Path) -> N
 
     assert found.pop("picture.png") == ("released", None)
     assert list(found.values()) == [("rejected", "unreadable_file")]
+
+
+def test_a_pipe_that_takes_a_file_s_place_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+
+    with pytest.raises(Rejected) as refused:
+        deidentify._read(tmp_path / "a.png")
+
+    assert refused.value.reason is Reason.UNREADABLE_FILE
+
+
+def test_a_file_that_is_gone_when_its_turn_comes_has_an_answer_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(PICTURE)
+    read = deidentify._read
+
+    def read_and_remove(file: Path) -> bytes:
+        (folder / "b.png").unlink(missing_ok=True)
+        return read(file)
+
+    monkeypatch.setattr(deidentify, "_read", read_and_remove)
+
+    assert answers(folder, tmp_path / "out") == {
+        "a.png": ("released", None),
+        "b.png": ("rejected", "unreadable_file"),
+    }
 
 
 def test_a_hundred_hostile_files_have_a_hundred_answers(tmp_path: Path) -> None:

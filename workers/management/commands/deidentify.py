@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import os
+import stat
 import time
 from argparse import ArgumentParser
 from dataclasses import asdict, dataclass, replace
@@ -172,13 +173,17 @@ def _deidentify_file(
     reason: Reason | None = None
     covered = Covered(None, {})
     outputs: dict[str, bytes] = {}
-    base = ""
+    content = b""
     try:
         content = _read(file)
-        base = mapping.file_name(content)
         if media.sniff_video(content[: media.HEAD_BYTES]):
             return _deidentify_video(
-                content, name, base, output=output, profile=profile, detectors=detectors
+                content,
+                name,
+                output=output,
+                profile=profile,
+                detectors=detectors,
+                mapping=mapping,
             )
         result, covered, reduced = _deidentify_content(content, profile, detectors, mapping)
     except Rejected as exc:
@@ -198,7 +203,7 @@ def _deidentify_file(
             outputs["jpg"] = encode_preview(result.pixels)
         if covered.content:
             outputs["dcm"] = covered.content
-    names = _write(outputs, output, base)
+    names = _write(outputs, output, mapping.file_name(content) if outputs else "")
     return Report(
         file=name,
         verdict=verdict if names is not None else "rejected",
@@ -246,17 +251,17 @@ def _deidentify_content(
 def _deidentify_video(
     content: bytes,
     name: str,
-    base: str,
     *,
     output: Path,
     profile: Profile,
     detectors: Detectors,
+    mapping: Mapping,
 ) -> Report:
     """Raises Rejected."""
     started = time.monotonic()
     film = deidentify_film(content, profile, detectors)
     outputs = {"webm": film.content} if film.verdict == "released" else {}
-    names = _write(outputs, output, base)
+    names = _write(outputs, output, mapping.file_name(content) if outputs else "")
     reason = film.reason.value if film.reason else None
     return Report(
         file=name,
@@ -309,9 +314,14 @@ def _read(file: Path) -> bytes:
     try:
         if not file.is_file():
             raise Rejected(Reason.UNREADABLE_FILE)
-        if file.stat().st_size > _MAX_FILE_BYTES:
-            raise Rejected(Reason.FILE_TOO_LARGE)
-        return file.read_bytes()
+        # By now the name may lead elsewhere: nobody waits for a pipe, and a file that grows ends.
+        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+            found = os.fstat(opened.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise Rejected(Reason.UNREADABLE_FILE)
+            if found.st_size > _MAX_FILE_BYTES:
+                raise Rejected(Reason.FILE_TOO_LARGE)
+            return opened.read(found.st_size + 1)
     except OSError as exc:
         raise Rejected(Reason.UNREADABLE_FILE) from exc
 
