@@ -112,6 +112,10 @@ class EncoderUnavailable(CloisterError):
     """No worker answered with an embedding in time. Transient."""
 
 
+class NoTextTower(CloisterError):
+    """This encoder reads images only, so words cannot query it. Permanent while it is live."""
+
+
 class AuditUnavailable(CloisterError):
     """The event could not be recorded, so no answer may be given. Transient."""
 

@@ -39,6 +39,8 @@ from retrieval.models import (
     State,
 )
 
+MAX_DIMENSIONS = 4000
+"""Of a halfvec that an HNSW index takes."""
 WHOLE_IMAGE = 0
 EXACT_SCAN_ROWS = 2000
 """Up to so many permitted rows an exact scan is as fast as the HNSW index, and loses nothing."""
@@ -117,8 +119,10 @@ def register_encoder(
 
     `base`, `epsilon` and `delta` are those of one that was trained on images here: it goes live
     by `switch` only. Raises ModelRefused where the name is taken by other weights: their vectors
-    do not compare.
+    do not compare; and for more dimensions than an index takes.
     """
+    if not 1 <= dimensions <= MAX_DIMENSIONS:
+        raise ModelRefused(f"{dimensions} dimensions are not 1 to {MAX_DIMENSIONS}")
     learned_from_images = base is not None or epsilon is not None
     version, _ = EncoderVersion.objects.get_or_create(
         name=name,

@@ -8,6 +8,7 @@ import struct
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, cast
@@ -23,6 +24,7 @@ from retrieval.errors import (
     CloisterError,
     EncoderUnavailable,
     NeedsReview,
+    NoTextTower,
     Reason,
     Rejected,
     ServicesUnavailable,
@@ -115,7 +117,7 @@ def encode_query(
     the live one. That this user may see a stored image is for the caller to know. Raises
     EncoderUnavailable (transient) where no answer comes within `timeout_s`; Rejected or NeedsReview
     where an image cannot be read, has nothing in that region, or cannot be shown to be
-    de-identified.
+    de-identified; NoTextTower where there are words and the encoder reads images only.
     """
     reply_to = f"reply:{uuid.uuid4().hex}"
     sealed = keys.seal_message(_write_query(asker, encoder, parts), context=reply_to.encode())
@@ -145,7 +147,9 @@ def _wait_for(reply_to: str, broker: redis.Redis, timeout_s: float) -> bytes | N
 
 def wait_for_query_worker(timeout_s: float) -> None:
     """Return once a query would be answered at once: a cold worker loads its model first."""
-    encode_query([ToEncode(words="ready")], asker=0, timeout_s=timeout_s)
+    # An encoder of images only refuses the words, and is as ready.
+    with suppress(NoTextTower):
+        encode_query([ToEncode(words="ready")], asker=0, timeout_s=timeout_s)
 
 
 def take_queries() -> list[Waiting]:
@@ -178,6 +182,8 @@ def reply(reply_to: str, answer: QueryVectors | CloisterError) -> None:
 def _write_reply(answer: QueryVectors | CloisterError) -> bytes:
     if isinstance(answer, (Rejected, NeedsReview)):
         return _pack([type(answer).__name__.encode(), answer.reason.encode()])
+    if isinstance(answer, NoTextTower):
+        return _pack([b"NoTextTower", str(answer).encode()])
     if isinstance(answer, CloisterError):
         return _pack([b"EncoderUnavailable", b""])
     rows = [vector.astype("<f4").tobytes() for vector in answer.vectors]
@@ -190,6 +196,8 @@ def _read_reply(content: bytes) -> QueryVectors:
         raise Rejected(Reason(parts[0].decode()))
     if kind == b"NeedsReview":
         raise NeedsReview(Reason(parts[0].decode()))
+    if kind == b"NoTextTower":
+        raise NoTextTower(parts[0].decode())
     if kind != b"vectors":
         raise EncoderUnavailable("the encoder refused this query")
     encoder, *rows = parts

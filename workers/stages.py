@@ -5,13 +5,14 @@ again, and all that the rest of the appliance ever sees.
 """
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from retrieval import access, certificates, frames, index, outbox, storage
-from retrieval.errors import ModelRefused, Reason, Rejected
+from retrieval.errors import ModelRefused, NoTextTower, Reason, Rejected
 from retrieval.models import (
     Collection,
     EncoderVersion,
@@ -212,7 +213,8 @@ def warm_up() -> None:
             dimensions=embedded.dimensions,
             licence=embedded.licence,
         )
-    encoder_of(index.live_encoder()).encode_texts(["warm"])
+    with suppress(NoTextTower):
+        encoder_of(index.live_encoder()).encode_texts(["warm"])
 
 
 def encoder_of(version: EncoderVersion) -> Encoder:

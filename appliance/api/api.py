@@ -20,6 +20,7 @@ from retrieval.errors import (
     KeyReused,
     LimitReached,
     NeedsReview,
+    NoTextTower,
     OutOfStep,
     Rejected,
     ScopeMissing,
@@ -80,6 +81,12 @@ def _nothing_there(request: HttpRequest, _error: Exception) -> HttpResponse:
 @api.exception_handler(NeedsReview)
 def _unusable_image(_request: HttpRequest, error: Rejected | NeedsReview) -> HttpResponse:
     return problem(422, "The image cannot be used.", reason=error.reason.value)
+
+
+@api.exception_handler(NoTextTower)
+def _words_not_read(_request: HttpRequest, _error: NoTextTower) -> HttpResponse:
+    sentence = "The encoder in use reads images only: search with an image."
+    return problem(422, sentence, reason="no_text_tower")
 
 
 @api.exception_handler(OutOfStep)

@@ -8,13 +8,18 @@ import numpy as np
 import open_clip
 import pytest
 import safetensors.torch
+import timm
 import torch
 
+from retrieval.errors import NoTextTower
+from workers.encode.classic import ClassicEncoder
 from workers.encode.embedded import EmbeddedEncoder
 from workers.encode.encoder import Encoder, Pixels, encode_all
 from workers.encode.openclip import OpenClipEncoder
+from workers.encode.timm_backbone import TimmEncoder
 
 ARCHITECTURE = "ViT-S-32-alt"
+BACKBONE = "test_vit"
 TEXTS = ["a dog", "two people walk along a beach at sunset", "", "snow ☃"]
 
 
@@ -30,12 +35,38 @@ def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["embedded", "open_clip"])
-def encoder(request: pytest.FixtureRequest, open_clip_folder: Path) -> Iterator[Encoder]:
-    if request.param == "embedded":
-        yield EmbeddedEncoder()
-    else:
-        yield OpenClipEncoder("random", open_clip_folder)
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny timm backbone with random weights, its classifier with it, as timm publishes one."""
+    folder = tmp_path_factory.mktemp("timm")
+    torch.manual_seed(0)
+    model = timm.create_model(BACKBONE, pretrained=False)
+    safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+    stated = {"license": "none: random weights", "mean": [0.5] * 3, "std": [0.25] * 3}
+    config = {"architecture": BACKBONE, "pretrained_cfg": stated}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module", params=["embedded", "open_clip", "timm", "classic"])
+def encoder(request: pytest.FixtureRequest) -> Iterator[Encoder]:
+    match request.param:
+        case "embedded":
+            yield EmbeddedEncoder()
+        case "open_clip":
+            yield OpenClipEncoder("random", request.getfixturevalue("open_clip_folder"))
+        case "timm":
+            yield TimmEncoder("random", request.getfixturevalue("timm_folder"))
+        case "classic":
+            yield ClassicEncoder()
+
+
+@pytest.fixture(scope="module")
+def texts(encoder: Encoder) -> np.ndarray:
+    """TEXTS' vectors; no rows of an encoder that reads images only."""
+    if isinstance(encoder, (TimmEncoder, ClassicEncoder)):
+        return np.zeros((0, encoder.dimensions), np.float32)
+    return encoder.encode_texts(TEXTS)
 
 
 @pytest.fixture(scope="module")
@@ -53,37 +84,73 @@ def assert_unit_rows(rows: np.ndarray, encoder: Encoder, count: int) -> None:
 
 
 def test_every_row_has_unit_length_and_the_stated_dimensions(
-    encoder: Encoder, images: list[Pixels]
+    encoder: Encoder, images: list[Pixels], texts: np.ndarray
 ) -> None:
     assert_unit_rows(encode_all(encoder, images), encoder, len(images))
-    assert_unit_rows(encoder.encode_texts(TEXTS), encoder, len(TEXTS))
+    assert_unit_rows(texts, encoder, len(texts))
 
 
 def test_nothing_in_gives_no_rows_out(encoder: Encoder) -> None:
     assert encode_all(encoder, []).shape == (0, encoder.dimensions)
 
 
-def test_the_same_input_gives_the_same_vector(encoder: Encoder, images: list[Pixels]) -> None:
+def test_the_same_input_gives_the_same_vector(
+    encoder: Encoder, images: list[Pixels], texts: np.ndarray
+) -> None:
     assert np.array_equal(encode_all(encoder, images), encode_all(encoder, images))
-    assert np.array_equal(encoder.encode_texts(TEXTS), encoder.encode_texts(TEXTS))
+    if len(texts):
+        assert np.array_equal(encoder.encode_texts(TEXTS), texts)
 
 
 def test_a_vector_depends_neither_on_the_rest_of_the_batch_nor_on_its_order(
-    encoder: Encoder, images: list[Pixels]
+    encoder: Encoder, images: list[Pixels], texts: np.ndarray
 ) -> None:
-    together, texts = encode_all(encoder, images), encoder.encode_texts(TEXTS)
+    together = encode_all(encoder, images)
 
     assert np.allclose(encode_all(encoder, images, batch_size=1), together, atol=1e-4)
     assert np.allclose(encode_all(encoder, images[::-1])[::-1], together, atol=1e-4)
-    assert np.allclose([encoder.encode_texts([text])[0] for text in TEXTS], texts, atol=1e-4)
-    assert np.allclose(encoder.encode_texts(TEXTS[::-1])[::-1], texts, atol=1e-4)
+    if len(texts):
+        assert np.allclose([encoder.encode_texts([text])[0] for text in TEXTS], texts, atol=1e-4)
+        assert np.allclose(encoder.encode_texts(TEXTS[::-1])[::-1], texts, atol=1e-4)
 
 
-def test_different_inputs_give_different_vectors(encoder: Encoder, images: list[Pixels]) -> None:
-    rows = np.concatenate([encode_all(encoder, images), encoder.encode_texts(TEXTS)])
+def test_different_inputs_give_different_vectors(
+    encoder: Encoder, images: list[Pixels], texts: np.ndarray
+) -> None:
+    rows = np.concatenate([encode_all(encoder, images), texts])
     assert len(np.unique(rows.round(4), axis=0)) == len(rows)
 
 
 def test_an_encoder_states_a_digest_and_a_licence(encoder: Encoder) -> None:
     assert len(bytes.fromhex(encoder.digest)) == 32
     assert encoder.licence
+
+
+def test_an_encoder_of_images_only_says_so_when_asked_for_words(timm_folder: Path) -> None:
+    for encoder in (TimmEncoder("random", timm_folder), ClassicEncoder()):
+        with pytest.raises(NoTextTower, match="reads images only"):
+            encoder.encode_texts(["a dog"])
+
+
+def test_a_backbone_s_own_mean_and_scale_are_used(timm_folder: Path) -> None:
+    encoder = TimmEncoder("random", timm_folder)
+
+    batch = encoder.preprocess([np.full((20, 30, 3), 255, np.uint8)])
+
+    assert batch.shape[1] == 3
+    assert torch.allclose(batch, torch.tensor(2.0))
+
+
+def test_classic_features_tell_colour_edges_and_texture_apart() -> None:
+    yes, no = np.full((128, 128, 3), 200, np.uint8), np.full((128, 128, 3), 40, np.uint8)
+    across, down = (
+        np.where((np.arange(128) // 8 % 2)[axis] > 0, yes.T, no.T).T
+        for axis in (np.s_[:, None], np.s_[None, :])
+    )
+    red = across * np.array([1, 0, 0], np.uint8)
+    noise = np.random.default_rng(0).integers(40, 201, (128, 128, 1), np.uint8).repeat(3, 2)
+
+    rows = encode_all(ClassicEncoder(), [across, np.roll(across, 3, 0), down, red, noise])
+
+    shifted, *others = rows[1:] @ rows[0]
+    assert shifted > max(others) + 0.1

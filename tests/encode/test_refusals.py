@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import timm
 import torch
 
 from retrieval.errors import DeviceBusy, ModelRefused
 from workers.encode import efficientnet_lite, embedded, joint_space, minilm, registry
 from workers.encode.device import busy_when_out_of_memory
 from workers.encode.openclip import OpenClipEncoder
+from workers.encode.timm_backbone import TimmEncoder
 from workers.encode.train_projection import main as train
 from workers.encode.weights_file import read_verified
 
@@ -103,6 +106,61 @@ def test_weights_that_do_not_fit_the_architecture_are_refused(tmp_path: Path) ->
     config: dict[str, object] = {"architecture": "ViT-S-32-alt", "licence": "MIT"}
     with pytest.raises(ModelRefused):
         OpenClipEncoder("model", model_folder(tmp_path, config, "model.safetensors"))
+
+
+def backbone_folder(folder: Path, weights: str = "model.safetensors", **config: object) -> Path:
+    stated = {"architecture": "test_vit", "license": "MIT"} | config
+    (folder / "config.json").write_text(json.dumps(stated))
+    if weights.endswith(".safetensors"):
+        safetensors.torch.save_file({"any": torch.zeros(1)}, folder / weights)
+    else:
+        (folder / weights).write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"weights": "pytorch_model.bin"}, "pickled"),
+        ({"license": ""}, "licence"),
+        ({"architecture": "hf-hub:timm/test_vit.r160_in1k"}, "architecture"),
+        ({"architecture": "local-dir:/tmp"}, "architecture"),
+        ({"architecture": ["test_vit"]}, "architecture"),
+        ({"model_args": {"checkpoint_path": "/tmp/weights.pth"}}, "model_args"),
+        ({}, "not a backbone"),
+    ],
+)
+def test_a_backbone_that_cannot_be_trusted_is_refused(
+    tmp_path: Path, config: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(ModelRefused, match=reason):
+        TimmEncoder("model", backbone_folder(tmp_path, **config))
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [{"input_size": [1, 160, 160]}, {"input_size": 7}, {"std": [0, 1, 1]}, {"mean": "grey"}],
+)
+def test_a_backbone_whose_input_is_no_rgb_image_is_refused(
+    tmp_path: Path, stated: dict[str, object]
+) -> None:
+    model = timm.create_model("test_vit", pretrained=False)
+    folder = backbone_folder(tmp_path, pretrained_cfg=stated)
+    safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+    with pytest.raises(ModelRefused, match="input"):
+        TimmEncoder("model", folder)
+
+
+def test_weights_with_another_digest_than_their_publisher_s_are_refused(tmp_path: Path) -> None:
+    folder = backbone_folder(tmp_path)
+    with pytest.raises(ModelRefused, match="SHA-256"):
+        registry.load("model", source=str(folder), weights_sha256="0" * 64)
+
+
+def test_a_folder_s_model_cannot_take_the_name_of_one_that_ships(tmp_path: Path) -> None:
+    for name in registry.SHIPPED:
+        with pytest.raises(ModelRefused, match="another name"):
+            registry.load(name, source=str(backbone_folder(tmp_path)))
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from appliance.web import middleware
 from appliance.web.views import search as search_views
 from retrieval import queue
 from retrieval import search as domain
-from retrieval.errors import EncoderUnavailable, NeedsReview, Reason, Rejected
+from retrieval.errors import EncoderUnavailable, NeedsReview, NoTextTower, Reason, Rejected
 from retrieval.index import Filter
 from retrieval.models import Collection, Kind, Role, User
 from retrieval.models.image import Region
@@ -113,6 +113,7 @@ def test_only_readable_collections_are_offered(
         (Rejected(Reason.DECODE_FAILED), 422, "cannot be used: decode failed."),
         (NeedsReview(Reason.DETECTOR_FAILED), 422, "not be de-identified: detector failed."),
         (EncoderUnavailable("no worker"), 503, "Please try again."),
+        (NoTextTower("images only"), 422, "reads images only"),
     ],
 )
 def test_a_query_that_cannot_be_encoded_gets_one_sentence(

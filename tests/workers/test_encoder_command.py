@@ -58,3 +58,13 @@ def test_a_folder_without_a_model_is_refused_in_one_line(tmp_path: Path) -> None
         run("import", str(tmp_path), "--name", "third")
 
     assert "\n" not in str(refused.value)
+
+
+def test_what_ships_is_imported_by_name_and_says_what_it_does_not_read() -> None:
+    assert "images only" in run("import", "--name", "cloister-classic")
+    assert "\tApache-2.0\n" in run("list")
+
+
+def test_a_digest_is_given_for_a_folder_only() -> None:
+    with pytest.raises(CommandError, match="digests in its code"):
+        run("import", "--name", "cloister-classic", "--sha256", "0" * 64)

@@ -18,7 +18,7 @@ from django.db import connection
 
 from retrieval import access, budget, certificates, index, keys
 from retrieval.budget import Mechanism
-from retrieval.errors import ModelRefused
+from retrieval.errors import ModelRefused, NoTextTower
 from retrieval.models import (
     Certificate,
     Collection,
@@ -36,7 +36,7 @@ from tests.retrieval.test_budget import make_officer
 from tests.web.conftest import Log, Superuser, log
 from workers import query, stages, tasks
 from workers.encode import registry
-from workers.encode.encoder import NoTextTower, Pixels, Vectors
+from workers.encode.encoder import Pixels, Vectors
 from workers.finetune import account, attack, private, residual, run, train
 from workers.finetune.collection import gather, in_words, read_words
 from workers.finetune.data import Private

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retrieval import access, index, queue, storage
-from retrieval.errors import EncoderUnavailable, Reason, Rejected
+from retrieval.errors import EncoderUnavailable, NoTextTower, Reason, Rejected
 from retrieval.models import EncoderVersion, Image, PrivacyProfile, State
 from retrieval.models.image import Region
 from retrieval.queue import QueryVectors, ToEncode, Waiting
@@ -21,6 +21,7 @@ from workers import query, remembered, stages, tasks
 from workers.decode.sandbox import decode
 from workers.deidentify.derivative import encode_preview
 from workers.encode.encoder import Encoder, Pixels
+from workers.encode.registry import CLASSIC, load
 
 pytestmark = pytest.mark.usefixtures("db")
 FACE = Region(170, 40, 110, 150)
@@ -216,3 +217,23 @@ def test_a_query_passes_the_broker_whole() -> None:
     sent = queue._write_query(3, "shadow", parts)
 
     assert queue._read_query("reply:1", sent) == Waiting("reply:1", 3, "shadow", parts)
+
+
+def test_words_asked_of_an_encoder_of_images_are_refused_and_its_images_are_not(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classic = load(CLASSIC)
+    index.register_encoder(
+        name=CLASSIC, digest=classic.digest, dimensions=classic.dimensions, licence="none"
+    )
+    EncoderVersion.objects.update(live=False)
+    EncoderVersion.objects.filter(name=CLASSIC).update(live=True)
+    stages.warm_up()
+    monkeypatch.setattr(queue.app, "send_task", lambda *_, **__: tasks.encode_query())
+
+    asked = queue.encode_query([ToEncode(image=astronaut().read_bytes())], asker=1)
+    with pytest.raises(NoTextTower, match="reads images only"):
+        queue.encode_query([ToEncode(words="a dog")], asker=1)
+
+    assert asked.encoder == CLASSIC
+    queue.wait_for_query_worker(5)  # it is ready all the same

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import CloisterError, DeviceBusy
+from retrieval.errors import DeviceBusy
 
 if TYPE_CHECKING:
     import torch
@@ -18,10 +18,6 @@ Pixels = NDArray[np.uint8]
 
 Vectors = NDArray[np.float32]
 """(N, dimensions) float32, every row of unit L2 length."""
-
-
-class NoTextTower(CloisterError):
-    """This encoder reads images only, so words cannot query it. Permanent."""
 
 
 class Encoder(Protocol):

@@ -1,15 +1,11 @@
 """Any open_clip architecture from a folder on this machine; nothing is ever downloaded.
 
-The folder holds open_clip_config.json, as open_clip publishes it or {"architecture": name}; the
-weights as one *.safetensors file; and the licence, as "licence" in that configuration or as the
-first line of a file LICENSE or LICENCE. Pickled weights (.bin, .pt, .pth) are refused: loading
-one can run code.
+The folder is as `model_folder` says, its configuration open_clip_config.json, as open_clip
+publishes it or {"architecture": name}.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,38 +18,42 @@ from PIL import Image
 from torch.nn import functional
 
 from retrieval.errors import ModelRefused
+from workers.encode import model_folder
 from workers.encode.device import best_device, busy_when_out_of_memory
 from workers.encode.encoder import Pixels, Vectors
-from workers.encode.weights_file import combined_digest, read
 
 # open_clip fetches a missing tokenizer or text configuration; here that must fail instead. Set
 # on the module because the environment variable is read only once, perhaps before this import.
 huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 CONFIG_FILE = "open_clip_config.json"
-LICENCE_FILES = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENCE.txt", "LICENSE.md")
-SHAPING_SUFFIXES = {".json", ".txt", ".model", ".safetensors"}
 MOST_ELONGATED = 4  # long side over short side
 
 
 class OpenClipEncoder:
     """A contrastive model of words and images, of the operator's choice."""
 
-    def __init__(self, name: str, folder: Path, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        device: torch.device | None = None,
+        *,
+        weights_sha256: str | None = None,
+    ) -> None:
         """Load the model in `folder`.
 
         Raises ModelRefused if a file is missing or only pickled, the licence is not stated, the
-        architecture is unknown or wants the network, or the weights do not fit it.
+        architecture is unknown or wants the network, or the weights do not fit it or have another
+        digest than `weights_sha256`.
         """
         self.name = name
         self._device = device or best_device()
-        files = _read_shaping_files(folder)
-        config = _config(files)
-        self.licence = _licence(folder, config)
-        weights = files[_weights_name(files)]
-        self.digest = combined_digest(
-            f"{file} {hashlib.sha256(content).hexdigest()}" for file, content in files.items()
-        )
+        files = model_folder.read_shaping_files(folder)
+        config = model_folder.config_in(files, CONFIG_FILE)
+        self.licence = model_folder.licence_of(folder, config)
+        weights = model_folder.weights_in(files, weights_sha256)
+        self.digest = model_folder.digest_of(files)
         architecture = _architecture(folder, config)
         try:
             model, _, self._transform = open_clip.create_model_and_transforms(
@@ -84,27 +84,6 @@ class OpenClipEncoder:
             return _unit_rows(self._model.encode_text(ids))
 
 
-def _read_shaping_files(folder: Path) -> dict[str, bytes]:
-    """Return every file a vector can depend on, by name, in a fixed order."""
-    if not folder.is_dir():
-        raise ModelRefused("the model folder is missing")
-    return {
-        path.name: read(path)
-        for path in sorted(folder.iterdir())
-        if path.suffix in SHAPING_SUFFIXES and path.name not in LICENCE_FILES
-    }
-
-
-def _config(files: dict[str, bytes]) -> dict[str, Any]:
-    try:
-        config = json.loads(files[CONFIG_FILE])
-    except (KeyError, ValueError) as exc:
-        raise ModelRefused(f"{CONFIG_FILE} is missing or not JSON") from exc
-    if not isinstance(config, dict):
-        raise ModelRefused(f"{CONFIG_FILE} is not a JSON object")
-    return config
-
-
 def _architecture(folder: Path, config: dict[str, Any]) -> str:
     """Return what open_clip builds from: this folder, or one of its built-in names."""
     if "model_cfg" in config:
@@ -114,28 +93,6 @@ def _architecture(folder: Path, config: dict[str, Any]) -> str:
     if architecture not in open_clip.list_models():
         raise ModelRefused(f"{CONFIG_FILE} names no architecture open_clip has")
     return str(architecture)
-
-
-def _weights_name(files: dict[str, bytes]) -> str:
-    match [name for name in files if name.endswith(".safetensors")]:
-        case [only]:
-            return only
-        case []:
-            raise ModelRefused("no .safetensors file in the folder; pickled weights are refused")
-        case _:
-            raise ModelRefused("more than one .safetensors file in the folder")
-
-
-def _licence(folder: Path, config: dict[str, Any]) -> str:
-    stated = config.get("licence") or config.get("license")
-    if stated:
-        return str(stated)
-    for name in LICENCE_FILES:
-        if (folder / name).is_file():
-            first_line, _, _ = read(folder / name).decode(errors="replace").strip().partition("\n")
-            if first_line:
-                return first_line.strip()
-    raise ModelRefused("the folder states no licence")
 
 
 def _not_too_elongated(image: Pixels) -> Image.Image:

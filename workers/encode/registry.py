@@ -9,23 +9,36 @@ from retrieval.errors import ModelRefused
 from workers.encode.encoder import Encoder
 
 EMBEDDED = "cloister-embedded"
+CLASSIC = "cloister-classic"
+SHIPPED = (EMBEDDED, CLASSIC)
 
 _loaded: dict[tuple[str, str | None, str | None], Encoder] = {}
 _loading = threading.RLock()  # a private head loads its base
 
 
-def load(name: str, *, source: str | None = None, digest: str | None = None) -> Encoder:
+def load(
+    name: str,
+    *,
+    source: str | None = None,
+    digest: str | None = None,
+    weights_sha256: str | None = None,
+) -> Encoder:
     """Return the encoder of an EncoderVersion row, loaded on first use and kept warm.
 
-    name: EMBEDDED, or any other name for the model in the folder `source`: one of open_clip, or
-    a private head on another encoder.
-    digest: sha256 (hex) its weights were recorded with; None only when it is first imported.
+    name: one of SHIPPED, or any other name for the model in the folder `source`: one of
+    open_clip, one of timm, or a private head on another encoder.
+    digest: sha256 (hex) all its files were recorded with; None only when it is first imported.
+    weights_sha256: what the weights' publisher says of their file, asked when it is imported.
     Raises ModelRefused if files are missing, altered or of a refused format.
     """
     key = (name, source, digest)
     with _loading:
-        if key not in _loaded:
-            encoder = _embedded() if name == EMBEDDED else _from_folder(name, source)
+        # One that was loaded before was perhaps held against no digest.
+        if key not in _loaded or weights_sha256 is not None:
+            if name in SHIPPED and source is None:
+                encoder = _shipped(name)
+            else:
+                encoder = _from_folder(name, source, weights_sha256)
             if digest is not None and encoder.digest != digest:
                 raise ModelRefused(f"the weights of {name} are not those it was recorded with")
             _loaded[key] = encoder
@@ -36,21 +49,37 @@ def load(name: str, *, source: str | None = None, digest: str | None = None) -> 
 # process that never encodes must not pay for it.
 
 
-def _embedded() -> Encoder:
+def _shipped(name: str) -> Encoder:
+    if name == CLASSIC:
+        from workers.encode.classic import ClassicEncoder  # noqa: PLC0415
+
+        return ClassicEncoder()
     from workers.encode.embedded import EmbeddedEncoder  # noqa: PLC0415
 
     return EmbeddedEncoder()
 
 
-def _from_folder(name: str, source: str | None) -> Encoder:
+def _from_folder(name: str, source: str | None, weights_sha256: str | None) -> Encoder:
+    if name in SHIPPED:
+        raise ModelRefused(f"{name} ships with Cloister: a folder's model needs another name")
     if source is None:
         raise ModelRefused(f"{name} names no model folder")
     folder = Path(source)
     if is_private_head(folder):
         return _private_head(name, folder)
+    if _is_timm(folder):
+        from workers.encode.timm_backbone import TimmEncoder  # noqa: PLC0415
+
+        return TimmEncoder(name, folder, weights_sha256=weights_sha256)
     from workers.encode.openclip import OpenClipEncoder  # noqa: PLC0415
 
-    return OpenClipEncoder(name, folder)
+    return OpenClipEncoder(name, folder, weights_sha256=weights_sha256)
+
+
+def _is_timm(folder: Path) -> bool:
+    """The image tower of an open_clip model is published with both configurations."""
+    is_open_clip = (folder / "open_clip_config.json").is_file()
+    return (folder / "config.json").is_file() and not is_open_clip
 
 
 def is_private_head(folder: Path) -> bool:

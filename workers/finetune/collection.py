@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval import access, index, keys, storage
-from retrieval.errors import CaptionsUnreadable, ModelRefused
+from retrieval.errors import CaptionsUnreadable, ModelRefused, NoTextTower
 from retrieval.models import EncoderVersion, Image, State, Subject
-from workers.encode.encoder import Encoder, NoTextTower
+from workers.encode.encoder import Encoder
 from workers.finetune.data import Floats, Private, collect
 from workers.finetune.run import HeldOut
 

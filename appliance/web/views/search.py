@@ -18,6 +18,7 @@ from retrieval.errors import (
     CloisterError,
     EncoderUnavailable,
     NeedsReview,
+    NoTextTower,
     Rejected,
 )
 from retrieval.models.grant import Capability
@@ -29,6 +30,7 @@ REFUSALS: Final[dict[type[Exception], tuple[str, int]]] = {
     AccessDenied: ("There is nothing you may search for this purpose.", 403),
     Rejected: ("The example image cannot be used: {reason}.", 422),
     NeedsReview: ("The example image could not be de-identified: {reason}.", 422),
+    NoTextTower: ("The encoder in use reads images only: search with an image.", 422),
     EncoderUnavailable: ("No encoder answers right now. Please try again.", 503),
     ValueError: ("What is wanted and what is not wanted cancel each other out.", 400),
 }

@@ -6,9 +6,10 @@ from django.db import InterfaceError, OperationalError
 from rich.console import Console
 
 from retrieval import access, audit, index, keys, outbox, upkeep
-from retrieval.errors import CertificateRefused, CloisterError, ModelRefused
+from retrieval.errors import CertificateRefused, CloisterError, ModelRefused, NoTextTower
 from retrieval.models import Certificate, Collection, EncoderVersion, Kind, Stage, Work
-from workers.encode.registry import is_private_head, load
+from workers.encode.encoder import Encoder
+from workers.encode.registry import SHIPPED, is_private_head, load
 
 
 class Command(BaseCommand):
@@ -20,9 +21,14 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
         verbs.add_parser("list")
-        importing = verbs.add_parser("import", help="an open_clip model's folder of safetensors")
-        importing.add_argument("folder", type=Path)
+        importing = verbs.add_parser(
+            "import", help="a folder with an open_clip model or a timm backbone as safetensors"
+        )
+        importing.add_argument(
+            "folder", type=Path, nargs="?", help=f"none for what ships: {', '.join(SHIPPED)}"
+        )
         importing.add_argument("--name", required=True)
+        importing.add_argument("--sha256", help="that its publisher gives for the weights' file")
         for verb in ("fill", "switch", "retire"):
             verbs.add_parser(verb).add_argument("name")
 
@@ -32,7 +38,7 @@ class Command(BaseCommand):
             if verb == "list":
                 self.list()
             elif verb == "import":
-                self.import_from(options["folder"], options["name"])
+                self.import_from(options["folder"], options["name"], options["sha256"])
             elif verb == "fill":
                 self.fill(find_encoder(options["name"]))
             elif verb == "switch":
@@ -51,18 +57,23 @@ class Command(BaseCommand):
                 state = "retired"
             self.stdout.write(f"{version.name}\t{version.dimensions}\t{state}\t{version.licence}")
 
-    def import_from(self, folder: Path, name: str) -> None:
-        if is_private_head(folder):
+    def import_from(self, folder: Path | None, name: str, sha256: str | None) -> None:
+        if folder is not None and is_private_head(folder):
             raise ModelRefused("what was trained on images here is not imported: it is certified")
-        encoder = load(name, source=str(folder.resolve()))
+        if folder is None and sha256 is not None:
+            raise ModelRefused("what ships with Cloister has its digests in its code")
+        source = "" if folder is None else str(folder.resolve())
+        encoder = load(name, source=source or None, weights_sha256=sha256)
         version = index.register_encoder(
             name=name,
             digest=encoder.digest,
             dimensions=encoder.dimensions,
             licence=encoder.licence,
-            source=str(folder.resolve()),
+            source=source,
         )
         record(version, "imported")
+        if not reads_words(encoder):
+            self.stdout.write("it reads images only: while it is live, words are refused")
         self.stdout.write(f"encoder {version.pk} is registered; next: fill it, then switch to it")
 
     def fill(self, version: EncoderVersion) -> None:
@@ -91,6 +102,14 @@ class Command(BaseCommand):
     def retire(self, version: EncoderVersion) -> None:
         index.retire(version)
         self.stdout.write(f"encoder {version.pk} is retired; its row stays for the record")
+
+
+def reads_words(encoder: Encoder) -> bool:
+    try:
+        encoder.encode_texts(["a"])
+    except NoTextTower:
+        return False
+    return True
 
 
 def find_encoder(name: str) -> EncoderVersion:

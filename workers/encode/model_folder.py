@@ -1,0 +1,78 @@
+"""A model's folder on this machine: what it must hold, whoever built the architecture.
+
+A configuration as JSON; the weights as one *.safetensors file; and the licence, as "licence" in
+that configuration or as the first line of a file LICENSE or LICENCE. Pickled weights (.bin, .pt,
+.pth) are refused: loading one can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import ModelRefused
+from workers.encode.weights_file import combined_digest, read
+
+LICENCE_FILES = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENCE.txt", "LICENSE.md")
+SHAPING_SUFFIXES = {".json", ".txt", ".model", ".safetensors"}
+
+
+def read_shaping_files(folder: Path) -> dict[str, bytes]:
+    """Return every file a vector can depend on, by name, in a fixed order. Raises ModelRefused."""
+    if not folder.is_dir():
+        raise ModelRefused("the model folder is missing")
+    return {
+        path.name: read(path)
+        for path in sorted(folder.iterdir())
+        if path.suffix in SHAPING_SUFFIXES and path.name not in LICENCE_FILES
+    }
+
+
+def digest_of(files: Mapping[str, bytes]) -> str:
+    """One sha256 (hex) over the names and contents of all."""
+    return combined_digest(
+        f"{name} {hashlib.sha256(content).hexdigest()}" for name, content in files.items()
+    )
+
+
+def config_in(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """Raises ModelRefused where the file `name` is no JSON object."""
+    try:
+        config = json.loads(files[name])
+    except (KeyError, ValueError) as exc:
+        raise ModelRefused(f"{name} is missing or not JSON") from exc
+    if not isinstance(config, dict):
+        raise ModelRefused(f"{name} is not a JSON object")
+    return config
+
+
+def weights_in(files: Mapping[str, bytes], sha256: str | None = None) -> bytes:
+    """The one safetensors file. `sha256` (hex): what it must have, where that is known.
+
+    Raises ModelRefused where there is none or several, and for another digest.
+    """
+    match [content for name, content in files.items() if name.endswith(".safetensors")]:
+        case [only]:
+            if sha256 is not None and hashlib.sha256(only).hexdigest() != sha256.lower():
+                raise ModelRefused("the weights do not have the SHA-256 that was given")
+            return only
+        case []:
+            raise ModelRefused("no .safetensors file in the folder; pickled weights are refused")
+        case _:
+            raise ModelRefused("more than one .safetensors file in the folder")
+
+
+def licence_of(folder: Path, config: Mapping[str, Any]) -> str:
+    """What the configuration or the licence file states. Raises ModelRefused where neither does."""
+    stated = config.get("licence") or config.get("license")
+    if stated:
+        return str(stated)
+    for name in LICENCE_FILES:
+        if (folder / name).is_file():
+            first_line, _, _ = read(folder / name).decode(errors="replace").strip().partition("\n")
+            if first_line:
+                return first_line.strip()
+    raise ModelRefused("the folder states no licence")
