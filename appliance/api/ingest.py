@@ -14,7 +14,7 @@ from appliance.api.auth import ApiRequest, Token
 from appliance.api.problems import problem
 from retrieval import access, idempotent, receive, storage, uploads
 from retrieval.errors import AccessDenied, Reason, Rejected
-from retrieval.models import Image, Scope, State, Upload
+from retrieval.models import Collection, Image, ImportBatch, Scope, State, Upload
 from retrieval.models.grant import Capability
 from retrieval.receive import MAX_NAME_CHARS, Candidate
 
@@ -103,9 +103,10 @@ class UploadOut(Schema):
 )
 def start_import(request: ApiRequest, asked: ImportIn) -> HttpResponse | dict[str, Any]:
     """Open an import into a collection."""
+    into = _permitted(request, asked.collection)
 
     def work() -> dict[str, Any]:
-        return {"job": str(_start(request, asked.collection))}
+        return {"job": str(_start(request, into).pk)}
 
     return _once(request, str(asked.collection), work)
 
@@ -148,13 +149,13 @@ def send_image(
     request: ApiRequest, collection: int, file: File[UploadedFile]
 ) -> HttpResponse | dict[str, Any]:
     """Hand in one file: an import of its own."""
+    into = _permitted(request, collection)
 
     def work() -> dict[str, Any]:
-        job = _start(request, collection)
-        batch = receive.own_batch(job, actor=request.auth, purpose=request.purpose)
+        batch = _start(request, into)
         told = list(_taken_in(request, batch, [file]))
         receive.finish_batch(batch, actor=request.auth, purpose=request.purpose)
-        return {"job": str(job), "files": told}
+        return {"job": str(batch.pk), "files": told}
 
     return _once(request, f"{collection} {_digest([file])}", work)
 
@@ -246,14 +247,21 @@ def upload_out(upload: Upload) -> UploadOut:
     )
 
 
-def _start(request: ApiRequest, collection_id: int) -> UUID:
-    """Foreign and missing collections are denied alike, and both on the log."""
+def _permitted(request: ApiRequest, collection_id: int) -> Collection:
+    """Foreign and missing collections are denied alike, and both on the log.
+
+    Asked before an answer of earlier is given again: the right to it may have ended meanwhile.
+    """
     permitted = access.collections_where(request.auth, request.purpose, Capability.INGEST)
     found = next((c for c in permitted if c.pk == collection_id), None)
     if found is None:
         receive.record_denied(collection_id, actor=request.auth, purpose=request.purpose)
         raise AccessDenied("there is no such collection to hand in to")
-    return receive.start_batch(found, actor=request.auth, purpose=request.purpose).pk
+    return found
+
+
+def _start(request: ApiRequest, into: Collection) -> ImportBatch:
+    return receive.start_batch(into, actor=request.auth, purpose=request.purpose)
 
 
 def _taken_in(

@@ -3,12 +3,13 @@ from typing import Any
 from uuid import UUID
 
 from django import forms
+from django.contrib.auth import authenticate
 from django.contrib.auth.forms import PasswordChangeForm
-from django.http import QueryDict
+from django.http import HttpRequest, QueryDict
 
 from retrieval.break_glass import LEAST_REASON_CHARS, MAX_REASON_CHARS
 from retrieval.index import Filter
-from retrieval.models import BoxKind, Collection, Purpose, RemovalReason
+from retrieval.models import BoxKind, Collection, Purpose, RemovalReason, User
 from retrieval.models.image import Region
 from retrieval.query import Group, Part, Query
 from retrieval.review import Drawn
@@ -253,7 +254,22 @@ class CodeForm(forms.Form):
 
 
 class OwnPasswordForm(PasswordChangeForm):
-    """A new password that is new."""
+    """A new password that is new, from who knows the old one.
+
+    Counted like a try to sign in: who guesses at a session that was left open is locked out.
+    """
+
+    def __init__(self, user: User, *args: Any, request: HttpRequest, **kwargs: Any) -> None:
+        super().__init__(user, *args, **kwargs)
+        self.request = request
+
+    def clean_old_password(self) -> str:
+        name, tried = self.user.get_username(), self.cleaned_data["old_password"]
+        if authenticate(self.request, username=name, password=tried) is None:
+            message = self.error_messages["password_incorrect"]
+            raise forms.ValidationError(message, code="password_incorrect")
+        # A password of a directory's is none of ours: there is nothing to change here.
+        return super().clean_old_password()
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()

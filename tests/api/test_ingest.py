@@ -134,12 +134,34 @@ def test_a_request_under_one_key_is_carried_out_once(
 
     assert first.json() == again.json() != other.json()
     assert (first.status_code, again.status_code) == (201, 201)
-    assert opened("one", collection.pk + 1).status_code == 422
+    assert opened("one", collection.pk + 1).status_code == 404
     assert opened("é").status_code == 400
     job = first.json()["job"]
     sent = send(program, job, ("a.png", png()), key="files")
     assert send(program, job, ("a.png", png()), key="files").json() == sent.json()
     assert send(program, job, ("b.png", png()), key="files").status_code == 422
+
+
+@pytest.mark.parametrize("ends", ["grant", "token"])
+def test_an_answer_under_a_key_is_not_given_again_where_the_right_ended(
+    program: Client, collection: Collection, account: ServiceAccount, ends: str
+) -> None:
+    elsewhere = make_collection()
+    narrow = with_token(make_token(account, elsewhere)[1])
+
+    def sent(client: Client) -> Any:
+        url = f"/api/v1/collections/{collection.pk}/images"
+        form = {"file": SimpleUploadedFile("a.png", png())}
+        return client.post(url, form, headers={"Idempotency-Key": "one"})
+
+    assert sent(program).status_code == 200
+    if ends == "grant":
+        account.grant_set.all().delete()
+
+    again = sent(program if ends == "grant" else narrow)
+
+    assert again.status_code == 404
+    assert "image" not in again.json()
 
 
 def test_a_request_that_failed_under_a_key_may_be_made_again(

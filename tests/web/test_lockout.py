@@ -14,7 +14,7 @@ from appliance.web import lockout
 from appliance.web.address import client_address
 from retrieval.models import Kind
 from tests.factories import make_user
-from tests.web.conftest import Log, Superuser
+from tests.web.conftest import Log, Superuser, signed_in
 
 pytestmark = pytest.mark.usefixtures("db")
 
@@ -48,6 +48,19 @@ def test_after_five_wrong_passwords_the_right_one_is_not_looked_at(log: Log) -> 
     assert "Too many wrong tries" in answer.content.decode()
     assert len(log(Kind.SIGN_IN_FAILED)) == PER_ADDRESS - 1
     assert [set(entry) for entry in log(Kind.SIGN_IN_LOCKED)] == [{"name"}] * 2
+
+
+def test_who_guesses_the_old_password_to_set_a_new_one_is_locked_out(log: Log) -> None:
+    ben = make_user("ben")
+    browser = signed_in(ben)
+    new = {"new_password1": "a staple for the battery", "new_password2": "a staple for the battery"}
+    for _ in range(PER_ADDRESS):
+        browser.post("/password", {"old_password": WRONG, **new})
+
+    assert browser.post("/password", {"old_password": PASSWORD, **new}).status_code == 429
+    ben.refresh_from_db()
+    assert ben.check_password(PASSWORD)
+    assert len(log(Kind.SIGN_IN_FAILED)) == PER_ADDRESS + 1
 
 
 def test_the_lock_is_the_same_for_accounts_that_do_not_exist() -> None:

@@ -62,6 +62,15 @@ class ChangePassword(PasswordChangeView):
     form_class = OwnPasswordForm
     success_url = reverse_lazy("search")
 
+    def get_form_kwargs(self) -> dict[str, Any]:
+        return {**super().get_form_kwargs(), "request": self.request}
+
+    def form_invalid(self, form: OwnPasswordForm) -> HttpResponse:
+        if "old_password" in form.errors:
+            user = purpose.actor_of(self.request)
+            audit.record(Kind.SIGN_IN_FAILED, actor=user, at="change_password")
+        return super().form_invalid(form)
+
     def form_valid(self, form: OwnPasswordForm) -> HttpResponse:
         user = purpose.actor_of(self.request)
         with transaction.atomic():
