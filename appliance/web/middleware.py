@@ -85,6 +85,21 @@ class UploadLimitMiddleware:
         return self.get_response(request)
 
 
+class TokenOnlyMiddleware:
+    """The API looks at a token only: a browser's session is not read there, and not ended either.
+
+    Before the sessions', so that nothing after it sends a program to a page for people.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.path.startswith("/api/"):
+            request.COOKIES.pop(settings.SESSION_COOKIE_NAME, None)
+        return self.get_response(request)
+
+
 BEFORE_THE_DIRECTORY: Final = (
     "healthz",
     "sign_in",

@@ -2,10 +2,12 @@ import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 from django.utils import timezone
@@ -27,6 +29,7 @@ from retrieval.models import (
     Work,
 )
 from retrieval.storage import Form
+from tests import database
 from tests.api.conftest import with_token
 from tests.factories import grant, make_account, make_collection, make_token, png
 from tests.web.conftest import Log
@@ -262,7 +265,7 @@ def test_what_is_turned_away_leaves_nothing_behind(program: Client, collection: 
     assert (refused.status_code, refused.json()["reason"]) == (422, "not_an_image")
     assert program.get(f"/api/v1/jobs/{job}").json()["refused"] == 1
     assert not list(Path(settings.CLOISTER_STORE).glob("uploads/*/*"))
-    assert announce(program, job, PART, name="a\nb.png").json()["reason"] == "unsafe_name"
+    assert announce(program, job, PART, name="a\nb.png").status_code == 422
     assert announce(program, job, receive.MAX_FILE_BYTES + 1).status_code == 422
 
 
@@ -283,11 +286,33 @@ def test_uploads_that_nobody_finished_are_given_up(
     job = start(program, collection)
     upload = announce(program, job, 2 * PART).json()["upload"]
     patch(program, upload, 0, large_png()[:PART])
-    superuser.execute("UPDATE retrieval_upload SET expires_at = now()")
+    superuser.execute("UPDATE retrieval_upload SET expires_at = now() - interval '1 hour'")
+    going_on = announce(program, job, 2 * PART).json()["upload"]
+    patch(program, going_on, 0, large_png()[:PART])
 
     assert program.get(f"/api/v1/uploads/{upload}").status_code == 404
-    announce(program, job, PART)
-    assert not list(Path(settings.CLOISTER_STORE).glob("uploads/*/*"))
+    with database.role("worker"):
+        assert uploads.sweep() == 1
+        assert uploads.sweep() == 0
+
+    (left,) = Path(settings.CLOISTER_STORE).glob("uploads/*")
+    assert left.name == UUID(going_on).hex
+    assert program.get(f"/api/v1/uploads/{going_on}").json()["received"] == PART
+
+
+def test_the_reconciler_sweeps_unfinished_uploads(
+    program: Client, collection: Collection, superuser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce(program, start(program, collection), PART)
+    superuser.execute("UPDATE retrieval_upload SET expires_at = now() - interval '1 hour'")
+
+    def one_round(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("appliance.management.commands.reconcile.time.sleep", one_round)
+    with database.role("worker"), pytest.raises(KeyboardInterrupt):
+        call_command("reconcile")
+    assert superuser.execute("SELECT count(*) FROM retrieval_upload").fetchone() == (0,)
 
 
 def test_others_imports_uploads_and_answers_are_not_there(

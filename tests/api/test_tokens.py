@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.db import IntegrityError, connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from retrieval import access, tokens
@@ -377,6 +378,26 @@ def test_a_session_opens_nothing_here(image: Image, collection: Collection) -> N
     browser.force_login(user)
 
     assert browser.get("/api/v1/collections").status_code == 401
+
+
+def test_beside_a_token_no_session_is_read_and_none_is_ended(
+    account: ServiceAccount, collection: Collection
+) -> None:
+    """Half of an administrator's sign-in sends a page on to its second factor, the API nowhere."""
+    administrator = make_user(is_staff=True, is_superuser=True)
+    browser = Client(raise_request_exception=False)
+    browser.force_login(administrator)
+    _, text = make_token(account, collection)
+    beside = {"Authorization": f"Bearer {text}"}
+
+    assert browser.get("/", headers=beside).status_code == 302
+    with CaptureQueriesContext(connection) as asked:
+        answer = browser.get("/api/v1/collections", headers=beside)
+    assert (answer.status_code, len(answer.json()["items"])) == (200, 1)
+    assert not [q for q in asked.captured_queries if "retrieval_session" in q["sql"]]
+    assert answer.cookies == {}
+    assert browser.get("/api/v1/collections").status_code == 401
+    assert browser.get("/").headers["Location"].startswith("/second-factor")
 
 
 def test_a_token_opens_no_page_of_the_staff(program: Client) -> None:

@@ -88,7 +88,13 @@ def test_functions_are_open_to_those_who_need_them_only(superuser: Connection) -
         ("cloister_glass_broken", "cloister_web"),
         ("cloister_glass_broken", "cloister_worker"),
         ("cloister_sweep_kept_queries", "cloister_worker"),
+        ("cloister_sweep_uploads", "cloister_worker"),
         ("cloister_own_tokens", "cloister_web"),
+        ("cloister_build_index", "cloister_worker"),
+        ("cloister_drop_index", "cloister_worker"),
+        ("cloister_drop_broken_indexes", "cloister_worker"),
+        ("cloister_note_rebuilt", "cloister_worker"),
+        ("cloister_empty_partition", "cloister_worker"),
     }
 
 
