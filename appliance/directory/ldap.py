@@ -74,7 +74,7 @@ def current_entry(user: User) -> Entry | None:
     if server is None:
         return None
     with opened(server) as directory:
-        found = directory.find(server.id_attribute, user.directory_id.encode())
+        found = directory.find(server.id_attribute, _value(user.directory_id))
         return None if found is None else directory.entry_of(found)
 
 
@@ -151,12 +151,21 @@ class Opened:
         )
 
 
+HEX: Final = "hex:"
+
+
 def _text(value: bytes) -> str:
     """As it is, or its hex digits where it is no text: Active Directory's ids are bytes."""
     try:
-        return value.decode()
+        text = value.decode()
     except UnicodeDecodeError:
-        return value.hex()
+        return HEX + value.hex()
+    return text if text.isprintable() and not text.startswith(HEX) else HEX + value.hex()
+
+
+def _value(text: str) -> bytes:
+    """What the directory has where `_text` made this of it."""
+    return bytes.fromhex(text.removeprefix(HEX)) if text.startswith(HEX) else text.encode()
 
 
 class Connection:

@@ -10,7 +10,7 @@ from csp.constants import UNSAFE_EVAL, UNSAFE_INLINE
 from csp.decorators import csp_update
 from django.conf import settings
 from django.contrib.auth import logout
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import DatabaseError, InterfaceError, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.http import urlencode
@@ -39,7 +39,7 @@ MAX_FORM_BYTES: Final = 21 * 1024 * 1024
 """What a page may send: a query image of 20 MiB and its form. The API has its own limit."""
 
 CANNOT_ANSWER = (
-    OperationalError,
+    DatabaseError,
     InterfaceError,
     AuditUnavailable,
     ServicesUnavailable,

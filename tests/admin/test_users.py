@@ -4,7 +4,7 @@ from django.test import Client
 
 from retrieval import second_factor
 from retrieval.models import Collection, Kind, Role, User
-from tests.factories import enrol, grant, make_user
+from tests.factories import enrol, grant, make_account, make_user
 from tests.web.conftest import Log, signed_in
 
 NEW = "a staple for the battery"
@@ -129,6 +129,21 @@ def test_who_edits_groups_gives_no_rights_to_one_of_their_own(clerk: User, is_ne
 
     assert answer.status_code == 302
     assert not Group.objects.get(name=name).permissions.exists()
+
+
+def test_what_the_database_says_of_a_refused_row_is_not_written_to_the_log_file(
+    browser: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = make_account()
+
+    answer = browser.post(
+        f"/admin/retrieval/user/{program.pk}/change/",
+        {"username": "secret-name", "is_active": "on", "is_staff": "on"},
+    )
+
+    assert answer.status_code == 503
+    assert "secret-name" not in caplog.text
+    assert "no answer: IntegrityError" in caplog.text
 
 
 def test_a_group_that_holds_grants_is_not_deleted(browser: Client, collection: Collection) -> None:

@@ -109,6 +109,17 @@ def test_nobody_else_is_let_in(name: str, password: str) -> None:
     assert not User.objects.exclude(username="operator").exists()
 
 
+@pytest.mark.parametrize(
+    "value", [bytes.fromhex("9a3c00f1" * 4), b"a\x00b", b"hex:00", "Zoë-17".encode()]
+)
+def test_an_id_is_asked_for_as_the_directory_has_it(value: bytes) -> None:
+    """Active Directory's are sixteen bytes of any kind."""
+    kept = ldap._text(value)
+
+    assert kept.isprintable()
+    assert ldap._value(kept) == value
+
+
 def test_an_empty_password_is_never_asked_about(directory: Ldap) -> None:
     assert ldap.is_password_of(directory, f"uid=lea,ou=people,{SUFFIX}", "")
 
