@@ -269,6 +269,18 @@ def test_what_is_turned_away_leaves_nothing_behind(program: Client, collection: 
     assert announce(program, job, receive.MAX_FILE_BYTES + 1).status_code == 422
 
 
+def test_an_empty_file_is_told_as_one(program: Client, collection: Collection) -> None:
+    job, empty = start(program, collection), ("a.png", b"")
+    single = SimpleUploadedFile(*empty)
+
+    answers = [
+        send(program, job, empty),
+        program.post(f"/api/v1/collections/{collection.pk}/images", {"file": single}),
+    ]
+    assert [a.status_code for a in answers] == [200, 200]
+    assert [a.json()["files"][0]["reason"] for a in answers] == ["empty_file"] * 2
+
+
 def test_an_upload_ends_with_the_right_to_hand_in(
     program: Client, collection: Collection, account: ServiceAccount
 ) -> None:

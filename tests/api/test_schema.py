@@ -14,7 +14,7 @@ import pytest
 import schemathesis
 from django.core.handlers.wsgi import WSGIHandler
 from django.utils import timezone
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi import checks
 
@@ -30,7 +30,7 @@ from retrieval.models import (
 )
 from tests.factories import make_token
 
-EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "2"))
+EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "1"))
 
 UNSAID_IN_SCHEMAS = {"send_part", "finish_upload"}
 """What a part must be depends on the parts before it, which no schema says."""
@@ -67,6 +67,14 @@ def contract_breaks(text: str, known: dict[str, str], examples: int) -> list[str
     return found
 
 
+def has_empty_file(body: Any) -> bool:
+    """werkzeug's encoder leaves out the blank line before an empty part: what it sends is no form.
+    Empty files sent as they should be are in test_ingest.py."""
+    parts = body.values() if isinstance(body, dict) else []
+    files = [file for part in parts for file in (part if isinstance(part, list) else [part])]
+    return any(getattr(file, "data", None) == b"" for file in files)
+
+
 def check_route(
     operation: Any, mode: GenerationMode, text: str, known: dict[str, str], examples: int
 ) -> None:
@@ -86,6 +94,7 @@ def check_route(
     def ask(case: Any) -> None:
         TokenUse.objects.update(due_at=timezone.now(), queries=0)
         if fits:
+            assume(not has_empty_file(case.body))
             case.path_parameters |= {k: v for k, v in known.items() if k in case.path_parameters}
             case.query.pop("cursor", None)
             case.headers.pop("Purpose-Of-Use", None)
