@@ -350,6 +350,28 @@ def test_what_only_looks_like_a_code_is_none() -> None:
     assert [codes._is_invented(code) for code in seen] == [True, True, False]
 
 
+def test_a_damaged_code_is_found_and_what_one_view_alone_shows_is_none() -> None:
+    damaged = code("MRN4711002", "DataMatrix", scale=3).copy()
+    damaged[26:44, 26:44] = 200
+    shown = pasted(slice_of_a_body(), damaged, (80, 80))
+    here, there = replace(mark(20, 20), kind="code"), replace(mark(200, 20), kind="code")
+
+    assert ZxingCodes().find(shown)
+    assert codes._confirmed([(here, False), (there, False)]) == []
+    assert codes._confirmed([(here, False), (there, True), (here, False)]) == [here, there, here]
+
+
+@pytest.mark.parametrize(
+    ("sides", "believed"), [((20, 21), True), ((20, 30), False), ((11, 11), False)]
+)
+def test_one_view_is_enough_for_a_small_square(sides: tuple[int, int], believed: bool) -> None:
+    across, down = sides
+    corners = np.array([(0, 0), (across, 0), (across, down), (0, down)], np.float64)
+
+    assert codes._is_small_square(corners) == believed
+    assert not codes._is_small_square(corners * 20)
+
+
 def test_a_code_that_is_still_found_asks_a_person() -> None:
     class Insists:
         def find(self, pixels: Pixels) -> tuple[Mark, ...]:
