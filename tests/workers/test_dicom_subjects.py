@@ -45,6 +45,16 @@ def test_pictures_of_one_patient_share_one_subject() -> None:
     assert (first.modality, second.modality) == ("CT", "MR")
 
 
+def test_a_name_without_id_or_birth_date_is_a_subject() -> None:
+    wards = make_collection()
+
+    named = imported(wards, PatientName="Roe^Jane", StudyInstanceUID="1.2.3")
+    again = imported(wards, PatientName="ROE^JANE", StudyInstanceUID="1.2.4")
+
+    assert named.subject_id is not None
+    assert named.subject_id == again.subject_id
+
+
 def test_dates_are_kept_apart_by_the_same_days_and_never_as_they_were() -> None:
     wards = make_collection()
 

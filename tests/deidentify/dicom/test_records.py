@@ -55,10 +55,21 @@ def test_documents_voices_surfaces_and_unknown_kinds_are_rejected(sop_class: str
     assert refused.value.reason is Reason.NO_PIXELS
 
 
-@pytest.mark.parametrize("keyword", ["EncapsulatedDocument", "PixelData"])
-def test_a_report_that_carries_a_document_or_picture_is_rejected(keyword: str) -> None:
+@pytest.mark.parametrize(
+    ("keyword", "representation", "value"),
+    [
+        ("EncapsulatedDocument", "OB", b"%PDF"),
+        ("PixelData", "OB", b"%PDF"),
+        ("FloatPixelData", "OF", b"%PDF"),
+        ("DoubleFloatPixelData", "OD", b"%PDF%PDF"),
+        ("Rows", "US", 16),
+    ],
+)
+def test_a_report_that_carries_a_document_or_picture_is_rejected(
+    keyword: str, representation: str, value: object
+) -> None:
     dataset = header.read(samples.dicom("reportsi.dcm"))
-    dataset.add_new(keyword, "OB", b"%PDF")
+    dataset.add_new(keyword, representation, value)
 
     with pytest.raises(Rejected):
         cleaned_record(header.write(dataset), MAPPING)

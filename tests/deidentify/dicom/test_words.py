@@ -20,6 +20,8 @@ NOTHING_KNOWN = Known(None)
         *("A1234567", "HX-90210", "ID 4711-22", "Pat.-Nr. 12345", "123456789"),
         *("12 Elm Street", "Hauptstr. 5", "12345 Berlin", "SW1A 1AA"),
         *("92-year-old", "95 yo", "age 101", "93 Jahre", "90 ans"),
+        *("Quux^Xaverine", "20190312T101500.5", "11/2019", "March 2019", "2019年3月12日"),
+        *("1.2.3.4.5.6", "192.168.10.20", "123-45-6789", "MRN A47", "PO Box 123"),
     ],
 )
 def test_what_looks_like_an_identifier_goes(planted: str) -> None:
@@ -44,10 +46,46 @@ def test_what_looks_like_an_identifier_goes(planted: str) -> None:
         ("knee ID: A12", "knee"),
         ("knee, 12 rue de la Paix", "knee"),
         ("knee signed O'Shaughnessy", "knee"),
+        ("knee DR. WURST", "knee"),
+        ("knee, Karl Wurst, MD", "knee"),
+        ("knee, Salem, MA 01970", "knee"),
+        ("knee_31122019", "knee"),
+        ("knee_12312019", "knee"),
     ],
 )
 def test_a_capitalised_word_behind_a_title_or_relation_goes(text: str, left: str) -> None:
     assert NOTHING_KNOWN.clean(text) == left
+
+
+@pytest.mark.parametrize(
+    ("sentence", "words"),
+    [
+        ("knee 3. {} 2019", "January February March April May June July August September October"),
+        ("knee 3. {} 2019", "November December Januar Jänner Februar März Mai Juni Juli Oktober"),
+        ("knee 3 {} 2019", "janvier février mars avril mai juin juillet août septembre octobre"),
+        ("knee 3 {} 2019", "Dezember novembre décembre enero febrero marzo abril mayo junio"),
+        ("knee 3 {} 2019", "julio agosto septiembre octubre noviembre diciembre gennaio febbraio"),
+        ("knee 3 {} 2019", "aprile maggio giugno luglio settembre ottobre dicembre"),
+        (
+            "knee, 12 Elm {}",
+            "Street St Avenue Ave Road Rd Lane Ln Drive Dr Boulevard Blvd Court Ct",
+        ),
+        ("knee, 12 Elm {}", "Way Place Pl Square Sq"),
+        ("knee, 12 {} Haute", "rue avenue boulevard place impasse via calle chemin"),
+        ("knee pacs.ward.{}", "com org net edu gov int de fr uk ch at es it nl"),
+        ("knee {} Wurst", "Dr Drs Dra Mr Mrs Ms Miss Prof Professor Doctor Doktor Herr Herrn Frau"),
+        ("knee {} Wurst", "Mme Mlle Monsieur Madame Señor Señora Sr Sra Signor Signora Nurse"),
+        ("knee {} Wurst", "Tech Technologist Technician Radiologist Physician Surgeon Operator"),
+        ("knee {} by Wurst", "reported signed dictated referred ordered performed requested"),
+        ("knee {} by Wurst", "reviewed verified approved seen read"),
+        ("knee {}: A12", "mrn ssn dob born birthdate acc accession tel phone fax account id"),
+        ("knee {} no: A12", "accession patient record case"),
+    ],
+)
+def test_each_word_that_announces_an_identifier_does(sentence: str, words: str) -> None:
+    left = {word: NOTHING_KNOWN.clean(sentence.format(word)) for word in words.split()}
+
+    assert left == dict.fromkeys(words.split(), "knee")
 
 
 @pytest.mark.parametrize(

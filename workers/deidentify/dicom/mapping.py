@@ -50,7 +50,7 @@ class Mapping:
         patient, a date that is known of one would tell the dates of all.
         """
         identity = patient_identity(dataset)
-        if not identity[-1]:
+        if not names_anybody(identity):
             identity = ("pixels", hashlib.sha256(_pixel_bytes(dataset)).hexdigest())
         drawn = self._digest("patient", *identity)
         offset = int.from_bytes(self._digest("offset", *identity)[:8], "big") % MAX_OFFSET_DAYS
@@ -98,6 +98,11 @@ def patient_identity(dataset: Dataset) -> tuple[str, ...]:
     if name:
         return ("name", name.upper(), text_of(dataset, "PatientBirthDate"))
     return ("study", text_of(dataset, "StudyInstanceUID") or text_of(dataset, "SOPInstanceUID"))
+
+
+def names_anybody(identity: tuple[str, ...]) -> bool:
+    """Whether anything stands behind an identity's kind; a name may lack its birth date."""
+    return any(identity[1:])
 
 
 def text_of(dataset: Dataset, keyword: str) -> str:

@@ -8,7 +8,7 @@ from pydicom import Dataset
 
 from retrieval import keys
 from workers.deidentify.dicom import header
-from workers.deidentify.dicom.mapping import Mapping, patient_identity, text_of
+from workers.deidentify.dicom.mapping import Mapping, names_anybody, patient_identity, text_of
 
 # The first of these that holds a date says when the picture was made.
 _TAKEN = ("AcquisitionDate", "AcquisitionDateTime", "ContentDate", "SeriesDate", "StudyDate")
@@ -38,7 +38,7 @@ def origin_of(content: bytes, *, collection_id: int) -> Origin:
     """
     dataset = header.read(content)
     identity = patient_identity(dataset)
-    named = "\0".join(identity) if identity[-1] else None
+    named = "\0".join(identity) if names_anybody(identity) else None
     pseudonym = named and keys.keyed_hash(named, use=f"subjects of collection {collection_id}")
     modality = text_of(dataset, "Modality").strip().upper()
     study = text_of(dataset, "StudyInstanceUID").strip()

@@ -90,7 +90,7 @@ _COMMON = frozenset(
 # anew at every letter must not run to its end each time.
 # English, German, French, Spanish and Italian.
 _MONTH = (
-    r"(?:jan(?:uar[yi]?|vier)?|enero|gennaio|feb(?:ruar[yi]?|rero|braio)?|f[ée]vr?(?:rier)?"
+    r"(?:jan(?:uar[yi]?|vier)?|j[äa]nner|enero|gennaio|feb(?:er|ruar[yi]?|rero|braio)?|f[ée]vr?(?:rier)?"
     r"|mar(?:ch|s|zo)?|m[äa]e?rz|mrz|apr(?:il|ile)?|avr(?:il)?|abril|ma[yi]|mayo|maggio"
     r"|june?|juni|juin|junio|giugno|july?|juli|juil(?:let)?|julio|luglio|aug(?:ust)?|ao[ûu]t"
     r"|agosto|sept?(?:ember|embre|tiembre)?|settembre|o[ck]t(?:ober|obre|ubre)?|ottobre"
