@@ -72,7 +72,9 @@ def test_the_astronaut_is_released_with_the_face_covered(
         assert (result.verdict, result.reason) == ("released", None)
         # Of a mosaic at most 36 colours, and black where the later look covered an edge of it.
         assert len(np.unique(result.pixels[75:170, 90:160].reshape(-1, 3), axis=0)) <= 37
-        assert np.array_equal(result.pixels[230:], decoded.pixels[230:])
+        # What a later look is unsure of, as of a mosaic's colours, is covered too.
+        kept = (result.pixels[230:] == decoded.pixels[230:]).all(axis=-1).mean()
+        assert kept == 1 if style == "solid" else kept > 0.5
 
 
 @pytest.mark.parametrize("name", ["camera.png", "coffee.png"])
