@@ -7,8 +7,11 @@ UV := $(VENV)/uv/bin/uv
 UV_VERSION := 0.13.8
 export UV_LINK_MODE ?= copy
 
-# Whole files side by side: each process has an appliance of its own.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# Whole files side by side: each process has an appliance of its own. What failed beside others is
+# asked once more alone, because limits in seconds hold for a machine that does nothing else.
+PYTEST := $(BIN)/python -m pytest
+SUITE := $(PYTEST) --numprocesses auto --maxprocesses 4 --dist loadfile \
+  || $(PYTEST) --last-failed --last-failed-no-failures none
 
 unexport VIRTUAL_ENV
 .PHONY: help setup demo up test check format requirements clean chromium slapd pgbouncer
@@ -37,7 +40,7 @@ up: setup
 	@$(BIN)/python manage.py up
 
 test: setup chromium pgbouncer slapd
-	$(PYTEST)
+	$(SUITE)
 
 check: setup chromium pgbouncer slapd
 	$(BIN)/ruff format --check .
@@ -45,7 +48,7 @@ check: setup chromium pgbouncer slapd
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run
-	$(PYTEST)
+	$(SUITE)
 
 # The browser tests drive Debian's Chromium; a machine without it is told how to get it.
 chromium:

@@ -304,6 +304,8 @@ def test_no_route_gives_data_while_the_log_is_broken(
         allowed = {503, 405}
         if request.route in middleware.UNAUDITED:
             allowed |= {200, 302}
+        if request.route == "api:api-root":
+            allowed |= {404}  # there is nothing at that address, for anybody
         if request.route in middleware.RECORDED_BEFORE and fault.endswith("after commit"):
             allowed |= {200}  # its entry was committed with the answer it is a part of
         assert answer.status_code in allowed, (request, answer.status_code)
