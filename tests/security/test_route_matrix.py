@@ -182,7 +182,10 @@ def world(db: None, superuser: Superuser, settings: Any) -> World:
     grant(account, own, Role.OWNER, Purpose.TREATMENT)
     grant(account, foreign, Role.OWNER, Purpose.TREATMENT)
     grants = superuser.execute("SELECT min(id) FROM retrieval_grant").fetchone() or (None,)
+    told = _tokens(account, own, foreign, superuser)
+    programs = superuser.execute("SELECT min(id) FROM retrieval_apitoken").fetchone() or (None,)
     rows = {
+        "apitoken": programs[0],
         "breakglass": broken.pk,
         "keptquery": kept,
         "collection": own.pk,
@@ -195,7 +198,7 @@ def world(db: None, superuser: Superuser, settings: Any) -> World:
         {which: image.pk for which, image in images.items()} | {"missing": uuid.uuid4()},
         rows,
         clients,
-        _tokens(account, own, foreign, superuser),
+        told,
     )
 
 
