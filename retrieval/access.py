@@ -164,6 +164,7 @@ def open_collection(
     purposes: Sequence[str] | None = None,
     minimum_cohort: int = 0,
     keep_queries_days: int | None = None,
+    finds_parts: bool = False,
 ) -> Collection:
     """Make a collection, with grants for who made it (owner) and for the command line (curator).
 
@@ -180,6 +181,7 @@ def open_collection(
             purposes=list(purposes or default_purposes()),
             minimum_cohort=minimum_cohort,
             keep_queries_days=keep_queries_days,
+            finds_parts=finds_parts,
         )
         audit.record_in_transaction(
             Kind.COLLECTION_CHANGED, actor=actor, collection=collection.pk, change="opened"

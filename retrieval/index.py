@@ -38,6 +38,7 @@ from retrieval.models import (
     Kind,
     State,
 )
+from retrieval.models.image import Region
 
 MAX_DIMENSIONS = 4000
 """Of a halfvec that an HNSW index takes."""
@@ -96,12 +97,16 @@ EVERYTHING = Filter()
 
 @dataclass(frozen=True)
 class Neighbour:
-    """`region`: which part of the image is nearest; WHOLE_IMAGE or a row of its regions."""
+    """`region`: which part of the image is nearest; WHOLE_IMAGE or a row of its regions.
+
+    `box`: that part's, in pixels of the upright image.
+    """
 
     image_id: UUID
     collection_id: int
     region: int
     distance: float
+    box: Region | None = None
 
 
 def register_encoder(
@@ -275,15 +280,30 @@ def without_vector(encoder: EncoderVersion, collection_id: int) -> QuerySet[Imag
     return Image.objects.filter(~Exists(seen), state=State.INDEXED, collection_id=collection_id)
 
 
-def store(image: Image, vector: np.ndarray, *, encoder: EncoderVersion) -> None:
+def store(
+    image: Image,
+    vector: np.ndarray,
+    *,
+    encoder: EncoderVersion,
+    parts: Sequence[tuple[Region, np.ndarray]] = (),
+) -> None:
     """Write an image's vector, inside `access.processing`; running twice leaves one row.
 
-    vector: (dimensions,) float32, unit L2. Raises NotDeidentified for an image that is not:
+    vector: (dimensions,) float32, unit L2. parts: regions of it with vectors of their own, which
+    take the place of those before. Raises NotDeidentified for an image that is not:
     the guard sits with the only writer. Raises ModelRefused for a retired encoder.
     """
     if image.state not in (State.DEIDENTIFIED, State.INDEXED):
         raise NotDeidentified(f"image {image.pk} is {image.state}")
-    _write(image.collection_id, [image.pk], vector[np.newaxis], encoder)
+    boxes = [None, *(region for region, _ in parts)]
+    vectors = np.stack([vector, *(each for _, each in parts)])
+    _write(image.collection_id, [image.pk] * len(boxes), vectors, encoder, boxes)
+    Embedding.objects.filter(
+        collection_id=image.collection_id,
+        image_id=image.pk,
+        encoder_id=encoder.pk,
+        region__gt=len(parts),
+    ).delete()
 
 
 def store_all(
@@ -298,27 +318,40 @@ def store_all(
     )
     if fit.filter(pk__in=images).count() != len(images):
         raise NotDeidentified(f"some of {len(images)} images are not, or not in that collection")
-    _write(collection_id, images, vectors, encoder)
+    _write(collection_id, images, vectors, encoder, [None] * len(images))
 
 
 def _write(
-    collection_id: int, images: Sequence[UUID], vectors: np.ndarray, encoder: EncoderVersion
+    collection_id: int,
+    images: Sequence[UUID],
+    vectors: np.ndarray,
+    encoder: EncoderVersion,
+    boxes: Sequence[Region | None],
 ) -> None:
-    """Binary parameters, as COPY sends them; row-level security forbids COPY itself."""
+    """A row for each vector; those of one image stand together, its regions in their order.
+
+    Binary parameters, as COPY sends them; row-level security forbids COPY itself."""
     if vectors.shape != (len(images), encoder.dimensions):
         raise ValueError(f"encoder {encoder.pk} has {encoder.dimensions} dimensions")
     if EncoderVersion.objects.filter(pk=encoder.pk, retired_at__isnull=False).exists():
         raise ModelRefused(f"encoder {encoder.pk} was retired")
     rows = _as_array(vectors)
+    # A whole image has no box, and its regions are counted from it on.
+    numbers: list[int] = []
+    for box in boxes:
+        numbers.append(WHOLE_IMAGE if box is None else numbers[-1] + 1)
+    corners = [None if box is None else f"{{{box}}}" for box in boxes]
     with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
         cursor.adapters.register_dumper(_HalfVectors, _HalfVectorsDumper)
         cursor.execute(
-            "INSERT INTO retrieval_embedding (collection_id, image_id, encoder_id, region, vector)"
-            " SELECT %s, image, %s, %s, vector"
-            " FROM unnest(%b::uuid[], %b::halfvec[]) AS rows (image, vector)"
+            "INSERT INTO retrieval_embedding"
+            " (collection_id, image_id, encoder_id, region, box, vector)"
+            " SELECT %s, image, %s, region, box::integer[], vector"
+            " FROM unnest(%b::uuid[], %s::smallint[], %s::text[], %b::halfvec[])"
+            " AS rows (image, region, box, vector)"
             " ON CONFLICT (collection_id, image_id, encoder_id, region)"
-            " DO UPDATE SET vector = excluded.vector",
-            [collection_id, encoder.pk, WHOLE_IMAGE, list(images), rows],
+            " DO UPDATE SET vector = excluded.vector, box = excluded.box",
+            [collection_id, encoder.pk, list(images), numbers, corners, rows],
         )
 
 
@@ -625,8 +658,8 @@ def _scan(
     by_index = query.metric is not Metric.MANHATTAN
     cursor.execute(
         sql.SQL(
-            "SELECT image_id, collection_id, region, distance"
-            " FROM (SELECT e.image_id, e.collection_id, e.region, {distance} AS distance,"
+            "SELECT image_id, collection_id, region, distance, box"
+            " FROM (SELECT e.image_id, e.collection_id, e.region, e.box, {distance} AS distance,"
             " {rank} AS rank FROM retrieval_embedding e WHERE {rows}) AS permitted"
             " ORDER BY {order} LIMIT {limit}"
         ).format(
@@ -638,7 +671,10 @@ def _scan(
             limit=sql.Literal(limit),
         )
     )
-    return [Neighbour(*row) for row in cursor.fetchall()]
+    return [
+        Neighbour(image_id, collection_id, region, far, None if box is None else Region(*box))
+        for image_id, collection_id, region, far, box in cursor.fetchall()
+    ]
 
 
 def _literals(within: Sequence[int]) -> sql.Composed:

@@ -1,8 +1,9 @@
 """The way of a query: authorise, encode, find the nearest, record, answer."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
@@ -173,8 +174,10 @@ def _nearest(
         )
         if query.diversity:
             neighbours = _diversified(query, neighbours, within, encoder, limit)
-    scored = [(n.image_id, score) for n, score in neighbours[:limit]]
-    return _hits(scored, images, permitted, actor, purpose), confident
+    found = neighbours[:limit]
+    scored = [(n.image_id, score) for n, score in found]
+    boxes = {n.image_id: n.box for n, _ in found}
+    return _hits(scored, images, permitted, actor, purpose, boxes=boxes), confident
 
 
 def _hits(
@@ -183,6 +186,8 @@ def _hits(
     permitted: list[Collection],
     actor: User,
     purpose: Purpose,
+    *,
+    boxes: Mapping[UUID, Region | None] = MappingProxyType({}),
 ) -> list[Hit]:
     names = {c.pk: c.name for c in permitted}
     named = access.collections_where(actor, purpose, Capability.SEE_SOURCE_NAMES)
@@ -194,6 +199,7 @@ def _hits(
             score=round(score, SCORE_DIGITS),
             source=storage.source_name(image) if image.collection_id in may_see_source else None,
             subject=image.subject_id,
+            region=boxes.get(image_id),
             time=image.time,
         )
         for image_id, score in scored

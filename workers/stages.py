@@ -25,6 +25,7 @@ from retrieval.models import (
     Work,
 )
 from retrieval.models import Image as StoredImage
+from retrieval.models.image import Region
 from retrieval.storage import Form
 from workers import videos
 from workers.decode.dicom import MEDIA_TYPE as DICOM
@@ -37,8 +38,9 @@ from workers.deidentify.obscure import Shape, Style
 from workers.deidentify.reviewed import boxes_of, cover_reviewed, rows_of
 from workers.deidentify.verdict import Boxes, Deidentified, Profile, detectors_for, still_found
 from workers.deidentify.verdict import deidentify as deidentify_pixels
+from workers.encode import regions
 from workers.encode.device import share_cores
-from workers.encode.encoder import Encoder, Pixels
+from workers.encode.encoder import Encoder, Pixels, encode_all
 from workers.encode.registry import EMBEDDED, is_private_head, load
 from workers.perceptual_hash import perceptual_hash
 
@@ -180,20 +182,36 @@ def encode(work: Work) -> None:
     """
     with access.processing(work.collection_id):
         image = StoredImage.objects.get(pk=work.image_id)
+        finds_parts = Collection.objects.get(pk=work.collection_id).finds_parts
     live = index.live_encoder()
     pixels = decode(storage.read(image, Form.PREVIEW), limits=OWN_PICTURE).pixels
-    vector = embed(encoder_of(live), pixels)
+    vector, parts = _with_parts(encoder_of(live), pixels, image, finds_parts=finds_parts)
     with outbox.settling(work) as image:
         index.hold_live(live)
-        index.store(image, vector, encoder=live)
+        index.store(image, vector, encoder=live, parts=parts)
         outbox.settle(image, State.INDEXED)
     for shadow in EncoderVersion.objects.filter(live=False, retired_at__isnull=True):
         try:
-            vector = embed(encoder_of(shadow), pixels)
+            vector, parts = _with_parts(encoder_of(shadow), pixels, image, finds_parts=finds_parts)
             with access.processing(image.collection_id):
-                index.store(image, vector, encoder=shadow)
+                index.store(image, vector, encoder=shadow, parts=parts)
         except Exception:
             log.exception("encoder %s has not seen image %s", shadow.pk, image.pk)
+
+
+def _with_parts(
+    encoder: Encoder, pixels: Pixels, image: StoredImage, *, finds_parts: bool
+) -> tuple[np.ndarray, list[tuple[Region, np.ndarray]]]:
+    """The vector of an image, of whose preview these are the pixels, and of parts of it.
+
+    All in one batch. The parts' boxes are in the image's own pixels.
+    """
+    cuts = regions.cut(pixels) if finds_parts else []
+    whole, *vectors = encode_all(encoder, [pixels, *cuts])
+    height, width = image.height or pixels.shape[0], image.width or pixels.shape[1]
+    # A preview may be scaled down, never up: what is cut from it is cut from the image as well.
+    boxes = regions.parts_of(width, height) if cuts else []
+    return whole, list(zip(boxes, vectors, strict=True))
 
 
 def embed(encoder: Encoder, pixels: Pixels) -> np.ndarray:

@@ -44,6 +44,7 @@ class CollectionForm(forms.ModelForm):  # type: ignore[type-arg]  # no runtime g
             "purposes",
             "minimum_cohort",
             "keep_queries_days",
+            "finds_parts",
         ]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -78,6 +79,7 @@ class CollectionAdmin(ModelAdmin[Collection]):
                 purposes=obj.purposes,
                 minimum_cohort=obj.minimum_cohort,
                 keep_queries_days=obj.keep_queries_days,
+                finds_parts=obj.finds_parts,
             )
             obj.pk = opened.pk
             return

@@ -142,6 +142,11 @@ class Collection(models.Model):
         help_text="Keep what was searched here, sealed and apart from the log, for so many days."
         " Empty: the log's keyed hash is all there is.",
     )
+    finds_parts = models.BooleanField(
+        default=False,
+        help_text="Find small things in large pictures: four parts of each image get vectors of"
+        " their own. Encoding takes five times as long and the index five times the space.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -1,3 +1,4 @@
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from pgvector.django import HalfVectorField
 
@@ -55,6 +56,11 @@ class Embedding(models.Model):
     image = models.ForeignKey("retrieval.Image", on_delete=models.DO_NOTHING)
     encoder = models.ForeignKey(EncoderVersion, on_delete=models.DO_NOTHING)
     region = models.PositiveSmallIntegerField(default=0, help_text="0 is the whole image.")
+    box = ArrayField(
+        models.IntegerField(),
+        null=True,
+        help_text="A region's x, y, width and height in pixels of the upright image.",
+    )
     vector = HalfVectorField()
 
     class Meta:

@@ -2,6 +2,7 @@ import threading
 from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from retrieval import access, index, upkeep
 from retrieval.errors import EncoderUnavailable, ModelRefused, NotDeidentified, SearchTooSlow
 from retrieval.index import Filter, Metric, Path, Route
 from retrieval.models import Collection, Embedding, EncoderVersion, Image, Purpose, State
+from retrieval.models.image import Region
 from tests import database
 from tests.factories import (
     grant,
@@ -204,6 +206,31 @@ def test_an_image_of_many_regions_is_found_once_and_takes_nobody_s_place(
         )
 
     assert search_as_reader(mine, [1, 0, 0], limit=2) == [near, other]
+
+
+def test_a_part_that_is_nearest_is_found_with_its_box(live: EncoderVersion) -> None:
+    mine = make_collection()
+    image, other = make_images(mine, [[0, 1, 0], [0.6, 0.8, 0]])
+    parts = [(Region(1, 2, 3, 4), np.eye(3)[2]), (Region(5, 6, 7, 8), np.eye(3)[0])]
+    reader = make_user()
+    grant(reader, mine)
+
+    def found() -> list[tuple[UUID, Region | None]]:
+        with access.acting_as(reader, Purpose.TREATMENT):
+            near = index.nearest(
+                np.eye(3, dtype=np.float32)[0], within=[mine.pk], encoder=live, limit=2
+            )
+        return [(n.image_id, n.box) for n in near]
+
+    with database.role("worker"), access.processing(mine.pk):
+        index.store(image, np.eye(3)[1], encoder=live, parts=parts)
+        index.store(image, np.eye(3)[1], encoder=live, parts=parts)
+    with_parts = found()
+    with database.role("worker"), access.processing(mine.pk):
+        index.store(image, np.eye(3)[1], encoder=live)
+
+    assert with_parts == [(image.pk, Region(5, 6, 7, 8)), (other.pk, None)]
+    assert found() == [(other.pk, None), (image.pk, None)]
 
 
 @pytest.mark.parametrize("metric", list(Metric))

@@ -15,6 +15,7 @@ from PIL import Image as Picture
 from retrieval import access, index, outbox, receive, storage
 from retrieval.errors import LeaseLost, NotDeidentified, Reason
 from retrieval.models import (
+    Collection,
     Embedding,
     Image,
     PrivacyProfile,
@@ -106,6 +107,28 @@ def test_only_covered_pixels_are_ever_encoded(portrait: Image, encoder: Encoder)
     assert fresh(portrait).state == State.INDEXED
     assert float(stored @ embed(encoder, covered)) > 0.999
     assert float(stored @ embed(encoder, astronaut().read_bytes())) < 0.99
+
+
+def test_parts_have_vectors_where_the_collection_wants_them(portrait: Image) -> None:
+    Collection.objects.filter(pk=portrait.collection_id).update(finds_parts=True)
+    with database.role("worker"):
+        stages.warm_up()
+        encoder = stages.encoder_of(index.live_encoder())
+        run(Stage.DEIDENTIFY)
+        run(Stage.ENCODE)
+        with access.processing(portrait.collection_id):
+            whole, *parts = Embedding.objects.filter(image_id=portrait.pk).order_by("region")
+        shown = decode(storage.read(portrait, Form.PREVIEW)).pixels
+
+    assert whole.box is None
+    assert [tuple(part.box or ()) for part in parts] == [
+        (0, 0, 307, 307),
+        (205, 0, 307, 307),
+        (0, 205, 307, 307),
+        (205, 205, 307, 307),
+    ]
+    corner = stages.embed(encoder, shown[205:, 205:])
+    assert float(np.asarray(parts[-1].vector, np.float32) @ corner) > 0.99
 
 
 def test_no_face_is_left_in_what_is_shown(portrait: Image, worker: None) -> None:
