@@ -72,6 +72,7 @@ def _frame(video: Image, number: int, moment: Moment, source: str) -> Image:
         subject_id=video.subject_id,
         video=video,
         media_type=video.media_type,
+        tags=video.tags,
         starts_at_s=moment.time.start_s,
         ends_at_s=moment.time.end_s,
         frame_at_s=moment.frame_at_s,

@@ -7,7 +7,7 @@ import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -123,11 +123,17 @@ def finish_batch(batch: ImportBatch, *, actor: User, purpose: Purpose) -> None:
 
 
 def receive(
-    candidate: Candidate, batch: ImportBatch, *, actor: User, purpose: Purpose
+    candidate: Candidate,
+    batch: ImportBatch,
+    *,
+    actor: User,
+    purpose: Purpose,
+    tags: Sequence[str] = (),
 ) -> tuple[Image, bool]:
     """Store one file and make its de-identification due. False: this collection had it already.
 
-    The file passes through in chunks of storage.CHUNK_BYTES. Raises Rejected with the one reason
+    The file passes through in chunks of storage.CHUNK_BYTES. `tags`: of what is new, such as pass
+    `tags.require_fit`; what was there keeps its own. Raises Rejected with the one reason
     why it cannot become an image, AccessDenied where the right to ingest has ended meanwhile,
     ServicesUnavailable where the store cannot be written.
     """
@@ -147,6 +153,7 @@ def receive(
             batch,
             actor=actor,
             purpose=purpose,
+            tags=tags,
         )
 
 
@@ -172,6 +179,7 @@ def _store(
     *,
     actor: User,
     purpose: Purpose,
+    tags: Sequence[str],
 ) -> tuple[Image, bool]:
     image_id = uuid4()
     data_key, wrapped_key = keys.new_data_key(image_id)
@@ -185,6 +193,7 @@ def _store(
         content_key=content_hash.digest(),
         wrapped_key=wrapped_key,
         sealed_name=storage.seal_source_name(name, data_key=data_key),
+        tags=list(tags),
     )
     try:
         with access.acting_as(actor, purpose):

@@ -16,13 +16,9 @@ MAX_CHARS: Final = 64
 def tag(image_id: UUID, tags: Sequence[str], *, actor: User, purpose: Purpose) -> None:
     """Replace an image's tags; the log says that, and how many, never which.
 
-    For who may import there. Raises AccessDenied, on the log as well; ValueError for too many or
-    too long ones, or such as hold a control character.
+    For who may import there. Raises AccessDenied, on the log as well; ValueError as `require_fit`.
     """
-    if len(tags) > MAX_TAGS or any(not 0 < len(each) <= MAX_CHARS for each in tags):
-        raise ValueError(f"at most {MAX_TAGS} tags of at most {MAX_CHARS} characters")
-    if not all(each.isprintable() for each in tags):
-        raise ValueError("a tag is on one line and can be read")
+    require_fit(tags)
     try:
         with access.acting_as(actor, purpose):
             image = access.find_image(
@@ -37,3 +33,11 @@ def tag(image_id: UUID, tags: Sequence[str], *, actor: User, purpose: Purpose) -
     except AccessDenied:
         audit.record(Kind.IMAGE_DENIED, actor=actor, purpose=purpose, image=image_id)
         raise
+
+
+def require_fit(tags: Sequence[str]) -> None:
+    """Raise ValueError for too many or too long ones, or such as hold a control character."""
+    if len(tags) > MAX_TAGS or any(not 0 < len(each) <= MAX_CHARS for each in tags):
+        raise ValueError(f"at most {MAX_TAGS} tags of at most {MAX_CHARS} characters")
+    if not all(each.isprintable() for each in tags):
+        raise ValueError("a tag is on one line and can be read")

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,6 +27,7 @@ def import_files(
     purpose: Purpose,
     wait: bool,
     own: Appliance | None,
+    tags: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Import all that is under `path`; returns the report of `import --json`.
 
@@ -52,7 +54,9 @@ def import_files(
                 refused.append((item.name, item.reason))
             else:
                 try:
-                    image, is_new = receive.receive(item, batch, actor=actor, purpose=purpose)
+                    image, is_new = receive.receive(
+                        item, batch, actor=actor, purpose=purpose, tags=tags
+                    )
                 except Rejected as rejected:
                     refused.append((item.name, rejected.reason))
                 else:
@@ -60,7 +64,7 @@ def import_files(
                     duplicates += not is_new
             progress.advance(receiving)
         progress.update(receiving, total=progress.tasks[receiving].completed)
-        close_batch(batch, len(refused), actor=actor, purpose=purpose)
+        close_batch(batch, len(refused), len(tags), actor=actor, purpose=purpose)
         if wait:
             working = progress.add_task("de-identifying and encoding", total=len(names))
             while True:
@@ -94,7 +98,10 @@ def import_files(
     }
 
 
-def close_batch(batch: ImportBatch, refused: int, *, actor: User, purpose: Purpose) -> None:
+def close_batch(
+    batch: ImportBatch, refused: int, tags: int, *, actor: User, purpose: Purpose
+) -> None:
+    """Say on the log how much came in, and with how many tags, never which."""
     with access.acting_as(actor, purpose):
         batch.refused = refused
         batch.save(update_fields=["refused"])
@@ -105,6 +112,7 @@ def close_batch(batch: ImportBatch, refused: int, *, actor: User, purpose: Purpo
             batch=batch.pk,
             received=frames.files(batch.images.all()).count(),
             refused=refused,
+            tags=tags,
         )
 
 

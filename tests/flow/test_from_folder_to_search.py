@@ -95,7 +95,7 @@ def report(workers: None, folder: Path) -> Any:
         collection="Sealed",
         wait=True,
     )
-    return run("import", str(folder), collection="Photographs", wait=True)
+    return run("import", str(folder), collection="Photographs", wait=True, tags=["inbox"])
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +152,11 @@ def test_an_example_finds_itself(reader: User, folder: Path) -> None:
     assert [hit["source"] for hit in answer["hits"]] == ["rocket.jpg"]
 
 
+def test_what_was_imported_with_a_tag_is_found_by_it(reader: User) -> None:
+    assert search("a", "cat", tag=["inbox"])["hits"]
+    assert search("a", "cat", tag=["outbox"])["hits"] == []
+
+
 def test_words_and_an_example_are_mixed(reader: User, folder: Path) -> None:
     answer = search("a", "rocket", image=[folder / "rocket.jpg"], limit=1)
 
@@ -182,6 +187,7 @@ def test_an_evaluation_asks_the_real_encoder(report: Any, tmp_path: Path) -> Non
     [
         ("import", ["/nowhere"], {"collection": "Photographs"}),
         ("import", ["."], {"collection": "unknown"}),
+        ("import", ["."], {"collection": "Photographs", "tags": ["a\nb"]}),
         ("search", ["cat"], {"user": "nobody", "purpose": "TREAT"}),
         ("search", ["cat"], {"user": "reader", "purpose": "CURIOSITY"}),
         ("search", ["cat"], {"user": "reader", "purpose": "TREAT", "collection": ["unknown"]}),

@@ -10,6 +10,7 @@ from appliance.management.console import find_collection, find_purpose, find_use
 from appliance.management.importing import import_files
 from retrieval import access
 from retrieval.models import Purpose
+from retrieval.tags import require_fit
 
 
 class Command(BaseCommand):
@@ -18,6 +19,14 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("path", type=Path)
         parser.add_argument("--collection", required=True, metavar="NAME")
+        parser.add_argument(
+            "--tag",
+            dest="tags",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="Of all that is new; several one by one. No names of persons.",
+        )
         parser.add_argument(
             "--wait", action="store_true", help="Return when every image is settled."
         )
@@ -31,12 +40,23 @@ class Command(BaseCommand):
             path.stat()
         except (OSError, ValueError) as error:
             raise CommandError("no such file or folder") from error
+        tags = list(dict.fromkeys(options["tags"]))
+        try:
+            require_fit(tags)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
         workers = supervisor.INGEST_WORKERS if options["wait"] else ()
         with services(workers=workers) as own:
             actor, purpose = find_user(options["user"]), find_purpose(options["purpose"])
             collection = find_collection(options["collection"])
             report = import_files(
-                path, collection, actor=actor, purpose=purpose, wait=options["wait"], own=own
+                path,
+                collection,
+                actor=actor,
+                purpose=purpose,
+                wait=options["wait"],
+                own=own,
+                tags=tags,
             )
         if options["json"]:
             self.stdout.write(json.dumps(report))
