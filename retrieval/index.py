@@ -280,24 +280,61 @@ def without_vector(encoder: EncoderVersion, collection_id: int) -> QuerySet[Imag
     return Image.objects.filter(~Exists(seen), state=State.INDEXED, collection_id=collection_id)
 
 
+def to_fill(encoder: EncoderVersion, collection_id: int, *, parts_from: str) -> QuerySet[Image]:
+    """Indexed images that `encoder` has not seen, or whose parts it has from elsewhere than
+    `parts_from` (see `store`), inside `access.processing`."""
+    seen = Embedding.objects.filter(
+        collection_id=collection_id,
+        image_id=OuterRef("pk"),
+        encoder_id=encoder.pk,
+        region=WHOLE_IMAGE,
+        parts_from=parts_from,
+    )
+    return Image.objects.filter(~Exists(seen), state=State.INDEXED, collection_id=collection_id)
+
+
+def coverage_of_parts(encoder: EncoderVersion, *, parts_from: str) -> float | None:
+    """Of the indexed images whose collections find parts, the share that `encoder` has looked
+    through for them as `parts_from` says; None where there are none. As a worker's role."""
+    wanting = set(Collection.objects.filter(finds_parts=True).values_list("pk", flat=True))
+    indexed = due = 0
+    with transaction.atomic(durable=True):
+        for collection_id in access.each_collection():
+            if collection_id in wanting:
+                indexed += Image.objects.filter(
+                    collection_id=collection_id, state=State.INDEXED
+                ).count()
+                due += to_fill(encoder, collection_id, parts_from=parts_from).count()
+    return 1 - due / indexed if indexed else None
+
+
 def store(
     image: Image,
     vector: np.ndarray,
     *,
     encoder: EncoderVersion,
     parts: Sequence[tuple[Region, np.ndarray]] = (),
+    parts_from: str = "",
 ) -> None:
     """Write an image's vector, inside `access.processing`; running twice leaves one row.
 
     vector: (dimensions,) float32, unit L2. parts: regions of it with vectors of their own, which
-    take the place of those before. Raises NotDeidentified for an image that is not:
+    take the place of those before. parts_from: how they were chosen, even where there was nothing
+    to choose; empty where nobody looked. Raises NotDeidentified for an image that is not:
     the guard sits with the only writer. Raises ModelRefused for a retired encoder.
     """
     if image.state not in (State.DEIDENTIFIED, State.INDEXED):
         raise NotDeidentified(f"image {image.pk} is {image.state}")
     boxes = [None, *(region for region, _ in parts)]
     vectors = np.stack([vector, *(each for _, each in parts)])
-    _write(image.collection_id, [image.pk] * len(boxes), vectors, encoder, boxes)
+    _write(
+        image.collection_id,
+        [image.pk] * len(boxes),
+        vectors,
+        encoder,
+        boxes=boxes,
+        parts_from=parts_from,
+    )
     Embedding.objects.filter(
         collection_id=image.collection_id,
         image_id=image.pk,
@@ -318,7 +355,7 @@ def store_all(
     )
     if fit.filter(pk__in=images).count() != len(images):
         raise NotDeidentified(f"some of {len(images)} images are not, or not in that collection")
-    _write(collection_id, images, vectors, encoder, [None] * len(images))
+    _write(collection_id, images, vectors, encoder, boxes=[None] * len(images))
 
 
 def _write(
@@ -326,7 +363,9 @@ def _write(
     images: Sequence[UUID],
     vectors: np.ndarray,
     encoder: EncoderVersion,
+    *,
     boxes: Sequence[Region | None],
+    parts_from: str = "",
 ) -> None:
     """A row for each vector; those of one image stand together, its regions in their order.
 
@@ -345,13 +384,15 @@ def _write(
         cursor.adapters.register_dumper(_HalfVectors, _HalfVectorsDumper)
         cursor.execute(
             "INSERT INTO retrieval_embedding"
-            " (collection_id, image_id, encoder_id, region, box, vector)"
-            " SELECT %s, image, %s, region, box::integer[], vector"
+            " (collection_id, image_id, encoder_id, region, box, parts_from, vector)"
+            " SELECT %s, image, %s, region, box::integer[],"
+            " CASE region WHEN 0 THEN %s ELSE '' END, vector"
             " FROM unnest(%b::uuid[], %s::smallint[], %s::text[], %b::halfvec[])"
             " AS rows (image, region, box, vector)"
             " ON CONFLICT (collection_id, image_id, encoder_id, region)"
-            " DO UPDATE SET vector = excluded.vector, box = excluded.box",
-            [collection_id, encoder.pk, list(images), numbers, corners, rows],
+            " DO UPDATE SET vector = excluded.vector, box = excluded.box,"
+            " parts_from = excluded.parts_from",
+            [collection_id, encoder.pk, parts_from, list(images), numbers, corners, rows],
         )
 
 

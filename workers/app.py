@@ -16,6 +16,7 @@ from retrieval.models import Stage  # noqa: E402
 from retrieval.queue import QUERY_QUEUE, app  # noqa: E402
 from workers.decode import sandbox  # noqa: E402
 from workers.deidentify.verdict import PROFILES, detector_for  # noqa: E402
+from workers.encode import regions  # noqa: E402
 
 __all__ = ["app"]
 
@@ -44,12 +45,16 @@ def refuse_to_decode_unprotected(**_kwargs: object) -> None:
 
 @worker_init.connect
 def refuse_detectors_that_cannot_be_used(**_kwargs: object) -> None:
-    """A worker does not start while one of the operator's face detectors is not as listed."""
-    if {QUERY_QUEUE, Stage.DEIDENTIFY, Stage.COVER} & set(app.amqp.queues.consume_from):
-        try:
+    """A worker does not start while one of the operator's detectors that it uses is not as
+    listed."""
+    served = set(app.amqp.queues.consume_from)
+    try:
+        if {QUERY_QUEUE, Stage.DEIDENTIFY, Stage.COVER} & served:
             detector_for(PROFILES["photographs"])
-        except ModelRefused as error:
-            raise SystemExit(str(error)) from error
+        if Stage.ENCODE in served:
+            regions.object_detectors()
+    except ModelRefused as error:
+        raise SystemExit(str(error)) from error
 
 
 @worker_init.connect

@@ -5,6 +5,7 @@ again, and all that the rest of the appliance ever sees.
 """
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -185,32 +186,34 @@ def encode(work: Work) -> None:
         finds_parts = Collection.objects.get(pk=work.collection_id).finds_parts
     live = index.live_encoder()
     pixels = decode(storage.read(image, Form.PREVIEW), limits=OWN_PICTURE).pixels
-    vector, parts = _with_parts(encoder_of(live), pixels, image, finds_parts=finds_parts)
+    detectors = regions.object_detectors() if finds_parts else ()
+    chosen = regions.how_chosen(detectors) if finds_parts else ""
+    parts = regions.parts_of(pixels, detectors) if finds_parts else []
+    vector, part_vectors = _with_parts(encoder_of(live), pixels, parts, image)
     with outbox.settling(work) as image:
         index.hold_live(live)
-        index.store(image, vector, encoder=live, parts=parts)
+        index.store(image, vector, encoder=live, parts=part_vectors, parts_from=chosen)
         outbox.settle(image, State.INDEXED)
     for shadow in EncoderVersion.objects.filter(live=False, retired_at__isnull=True):
         try:
-            vector, parts = _with_parts(encoder_of(shadow), pixels, image, finds_parts=finds_parts)
+            vector, part_vectors = _with_parts(encoder_of(shadow), pixels, parts, image)
             with access.processing(image.collection_id):
-                index.store(image, vector, encoder=shadow, parts=parts)
+                index.store(image, vector, encoder=shadow, parts=part_vectors, parts_from=chosen)
         except Exception:
             log.exception("encoder %s has not seen image %s", shadow.pk, image.pk)
 
 
 def _with_parts(
-    encoder: Encoder, pixels: Pixels, image: StoredImage, *, finds_parts: bool
+    encoder: Encoder, pixels: Pixels, parts: Sequence[Region], image: StoredImage
 ) -> tuple[np.ndarray, list[tuple[Region, np.ndarray]]]:
-    """The vector of an image, of whose preview these are the pixels, and of parts of it.
+    """The vectors of an image, of whose preview these are the pixels, and of parts of that.
 
-    All in one batch. The parts' boxes are in the image's own pixels.
+    All in one batch. The parts are returned in the image's own pixels.
     """
-    cuts = regions.cut(pixels) if finds_parts else []
-    whole, *vectors = encode_all(encoder, [pixels, *cuts])
-    height, width = image.height or pixels.shape[0], image.width or pixels.shape[1]
-    # A preview may be scaled down, never up: what is cut from it is cut from the image as well.
-    boxes = regions.parts_of(width, height) if cuts else []
+    whole, *vectors = encode_all(encoder, [pixels, *(regions.cut(pixels, part) for part in parts)])
+    height, width = pixels.shape[:2]
+    size = (image.width or width, image.height or height)
+    boxes = [regions.in_image(part, (width, height), size) for part in parts]
     return whole, list(zip(boxes, vectors, strict=True))
 
 

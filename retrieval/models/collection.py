@@ -144,8 +144,10 @@ class Collection(models.Model):
     )
     finds_parts = models.BooleanField(
         default=False,
-        help_text="Find small things in large pictures: four parts of each image get vectors of"
-        " their own. Encoding takes five times as long and the index five times the space.",
+        help_text="Find small things in large pictures: four parts of each image, and what an added"
+        " detector of objects sees in it, get vectors of their own. Encoding takes five to nine"
+        " times as long, and the index as much more space. Images that are there already get"
+        " theirs, or lose them, by `encoder fill`; `encoder list` tells how many have them.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -61,6 +61,10 @@ class Embedding(models.Model):
         null=True,
         help_text="A region's x, y, width and height in pixels of the upright image.",
     )
+    parts_from = models.TextField(
+        default="",
+        help_text="Beside a whole image's vector: how its parts were chosen. Empty: nobody looked.",
+    )
     vector = HalfVectorField()
 
     class Meta:

@@ -122,6 +122,7 @@ def test_an_added_detector_cannot_be_more_than_ours_and_it(tmp_path: Path) -> No
         {"threshold": 1.5},
         {"threshold": "high"},
         {"unknown": "key"},
+        {"finds": "people"},
     ],
     ids=str,
 )
@@ -201,3 +202,15 @@ def test_what_a_person_detector_sees_is_covered_as_a_whole(tmp_path: Path) -> No
     (person,) = detector.detect(NOBODY_THERE)
 
     assert (person.box, person.detector) == ((4, 28, 32, 16), "ward")
+
+
+def test_one_that_finds_objects_sees_every_class_and_covers_none(tmp_path: Path) -> None:
+    file = listed(tmp_path, yolox(), kind="yolox", finds="objects")
+
+    (detector,) = read_detectors(file, finds="objects")
+
+    (rows,) = detector.look(NOBODY_THERE[None], 0.5)
+    assert sorted(rows[:, 4].round(2)) == pytest.approx([0.81, 1.0])
+    assert read_detectors(file) == ()
+    with pytest.raises(ModelRefused, match="must be one of yolox"):
+        read_detectors(listed(tmp_path, yunet(), finds="objects"), finds="objects")

@@ -132,10 +132,10 @@ def test_every_worker_queue_has_a_worker() -> None:
     assert served == {QUERY_QUEUE, *Stage}
 
 
-def test_whoever_looks_for_faces_sees_the_operators_detectors() -> None:
+def test_whoever_looks_for_faces_or_objects_sees_the_operators_detectors() -> None:
     """A search with a picture passes the same detectors as the pictures that come in."""
     for name, service in SERVICES.items():
-        looks = name in ("deidentify", "query", "query-gpu")
+        looks = name in ("deidentify", "query", "query-gpu", "encode", "encode-gpu")
         mounted = [v for v in service.get("volumes", []) if v.endswith(":/detectors:ro")]
         assert bool(mounted) == looks, name
         assert ("CLOISTER_DETECTORS" in service.get("environment", {})) == looks, name

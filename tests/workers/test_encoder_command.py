@@ -2,10 +2,13 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
+from retrieval import access, index
+from retrieval.models import Collection, Image, Work
 from tests import database
 from tests.factories import make_collection, make_encoder, make_image
 
@@ -38,6 +41,31 @@ def test_the_list_tells_what_is_live_and_what_is_missing() -> None:
 def test_filling_makes_each_missing_image_due_once() -> None:
     assert run("fill", "second") == "1 images to encode\n"
     assert run("fill", "second") == "0 images to encode\n"
+
+
+def test_images_from_before_a_collection_found_parts_are_told_and_filled() -> None:
+    """And so are those that another detector has looked through."""
+    collection = Collection.objects.get()
+    live = index.live_encoder()
+    with access.processing(collection.pk):
+        image = Image.objects.get()
+
+    def looked_through(parts_from: str) -> tuple[str, str]:
+        with access.processing(collection.pk):
+            index.store(image, np.eye(3)[0], encoder=live, parts_from=parts_from)
+            Work.objects.all().delete()
+        told, _ = run("list").splitlines()
+        return told.split("\t")[2], run("fill", "first")
+
+    assert run("fill", "first") == "0 images to encode\n"
+    with database.role("owner"):
+        Collection.objects.update(finds_parts=True)
+    assert looked_through("") == ("live, parts 0.0%", "1 images to encode\n")
+    assert looked_through("corners ward:0123:0.3") == ("live, parts 0.0%", "1 images to encode\n")
+    assert looked_through("corners") == ("live, parts 100.0%", "0 images to encode\n")
+    with database.role("owner"):
+        Collection.objects.update(finds_parts=False)
+    assert looked_through("corners") == ("live", "1 images to encode\n")
 
 
 def test_an_encoder_with_missing_images_is_not_switched_to() -> None:

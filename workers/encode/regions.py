@@ -2,22 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from django.conf import settings
+
 from retrieval.models.image import Region
+from workers.deidentify.faces import boxes
+from workers.deidentify.faces.added import AddedDetector, read_detectors
 from workers.encode.encoder import Pixels
 
 SHARE = 0.6  # of both sides: neighbours overlap, so that what lies on a border is whole in one
-MIN_SIDE = 96  # pixels of a part; a smaller one shows nothing that the whole does not
+MIN_SIDE = 96  # pixels of a corner; a smaller one shows nothing that the whole does not
+
+MOST_OBJECTS = 4
+"""Each is a row: with the corners an image has nine at most."""
+MIN_OBJECT_SIDE = 48  # pixels; less is a blur at the size that encoders look at
+_ROOM = 0.1  # of an object's sides, left around it: what it stands on says what it is
+_SAME = 0.5  # intersection over union from which two boxes are one object, or a corner, or all
 
 
-def parts_of(width: int, height: int) -> list[Region]:
-    """Four overlapping parts, one in each corner; none of a small picture."""
+def parts_of(pixels: Pixels, detectors: Sequence[AddedDetector]) -> list[Region]:
+    """Four overlapping corners, none of a small picture, and the surest of what detectors see.
+
+    pixels: (H, W, 3) de-identified.
+    """
+    height, width = pixels.shape[:2]
+    corners = _corners(width, height)
+    return corners + _objects(pixels, [Region(0, 0, width, height), *corners], detectors)
+
+
+def cut(pixels: Pixels, part: Region) -> Pixels:
+    return pixels[part.y : part.y + part.h, part.x : part.x + part.w]
+
+
+def in_image(part: Region, of: tuple[int, int], size: tuple[int, int]) -> Region:
+    """Where a part of a preview lies in its image. of, size: the preview's and the image's width
+    and height; a preview may be scaled down."""
+    across, down = size[0] / of[0], size[1] / of[1]
+    x, y = round(part.x * across), round(part.y * down)
+    right, bottom = round((part.x + part.w) * across), round((part.y + part.h) * down)
+    return Region(x, y, right - x, bottom - y)
+
+
+def object_detectors() -> tuple[AddedDetector, ...]:
+    """Those of the operator's list, loaded once a process. Raises ModelRefused."""
+    return _listed(settings.CLOISTER_DETECTORS)
+
+
+@lru_cache(maxsize=1)
+def _listed(file: Path | None) -> tuple[AddedDetector, ...]:
+    return read_detectors(file, finds="objects") if file else ()
+
+
+def how_chosen(detectors: Sequence[AddedDetector]) -> str:
+    """What is noted beside an image's vector: where it differs, the parts would be others."""
+    seen_by = (f"{each.name}:{each.sha256[:12]}:{each.threshold:g}" for each in detectors)
+    return " ".join(["corners", *seen_by])
+
+
+def _corners(width: int, height: int) -> list[Region]:
     w, h = round(SHARE * width), round(SHARE * height)
     if min(w, h) < MIN_SIDE:
         return []
     return [Region(x, y, w, h) for y in (0, height - h) for x in (0, width - w)]
 
 
-def cut(pixels: Pixels) -> list[Pixels]:
-    """What lies in the parts of (H, W, 3) de-identified pixels, in the order of `parts_of`."""
+def _objects(
+    pixels: Pixels, known: Sequence[Region], detectors: Sequence[AddedDetector]
+) -> list[Region]:
+    """The surest of what `detectors` see, as long as it is not nearly one of `known`."""
     height, width = pixels.shape[:2]
-    return [pixels[r.y : r.y + r.h, r.x : r.x + r.w] for r in parts_of(width, height)]
+    seen = [each.look(pixels[None], each.threshold)[0] for each in detectors]
+    rows = np.concatenate([boxes.NONE, *seen])
+    room = _ROOM * (rows[:, [boxes.RIGHT, boxes.BOTTOM]] - rows[:, [boxes.LEFT, boxes.TOP]])
+    rows[:, [boxes.LEFT, boxes.TOP]] -= room
+    rows[:, [boxes.RIGHT, boxes.BOTTOM]] += room
+    rows = boxes.clip(rows, width, height)
+    for there in known:
+        row = np.array([there.x, there.y, there.x + there.w, there.y + there.h, 1], np.float32)
+        rows = rows[boxes.iou(row, rows) < _SAME]
+    surest = rows[boxes.strongest(rows, same=_SAME)]
+    found = (Region(*boxes.whole_pixels(row, width, height)) for row in surest)
+    return [part for part in found if min(part.w, part.h) >= MIN_OBJECT_SIDE][:MOST_OBJECTS]

@@ -9,15 +9,18 @@ The file is TOML, and `CLOISTER_DETECTORS` says where it lies:
     kind = "yunet"                                 # or "retinaface", "yolox"
     licence = "MIT"
     threshold = 0.6                                # lowest score that counts as a face
+    finds = "faces"                                # or "objects"; faces where it is left out
 
 They join the detectors that are always there; none of those can be taken away. Of a YOLOX the first
-class counts, whatever it is: with COCO's classes a person, who is then covered as a whole.
+class counts, whatever it is: with COCO's classes a person, who is then covered as a whole. One that
+finds objects covers nothing: of all its classes, what it finds in the covered picture is a part of
+it with a vector of its own (workers/encode/regions.py).
 """
 
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +34,9 @@ from workers.deidentify.faces.network import read_weights, session
 
 Array = npt.NDArray[np.float32]
 
+Finds = Literal["faces", "objects"]
+"""What becomes of a detector's boxes: faces are covered, objects are parts that can be found."""
+
 _KEYS = {"name", "file", "sha256", "kind", "licence", "threshold"}
 _SHA256_DIGITS = 64
 
@@ -38,21 +44,31 @@ _SHA256_DIGITS = 64
 class AddedDetector:
     """One network of an operator's. Not tied to a thread: may be shared.
 
-    threshold: lowest score in (0, 1) that counts as a face. Raises ModelRefused for other weights
-    than those of the digest, another family, or outputs that family does not have.
+    threshold: lowest score in (0, 1) that counts. Raises ModelRefused for other weights than those
+    of the digest, another family, or outputs that family does not have.
     """
 
     def __init__(
-        self, *, name: str, file: Path, sha256: str, kind: str, licence: str, threshold: float
+        self,
+        *,
+        name: str,
+        file: Path,
+        sha256: str,
+        kind: str,
+        licence: str,
+        threshold: float,
+        finds: Finds = "faces",
     ) -> None:
-        if kind not in _FAMILIES:
-            raise ModelRefused(f"detector {name}: kind must be one of {', '.join(_FAMILIES)}")
+        families = _FAMILIES[finds]
+        if kind not in families:
+            raise ModelRefused(f"detector {name}: kind must be one of {', '.join(families)}")
         if not licence.strip():
             raise ModelRefused(f"detector {name} states no licence")
         if not 0 < threshold < 1:
             raise ModelRefused(f"detector {name}: threshold must be between 0 and 1")
         self.name, self.licence, self.threshold = name, licence, threshold
-        self._prepare, self._decode = _FAMILIES[kind]
+        self.sha256 = sha256.lower()
+        self._prepare, self._decode = families[kind]
         self._session = session(read_weights(file, sha256, name), name)
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4:  # noqa: PLR2004 - N, C, H, W
@@ -94,8 +110,9 @@ class AddedDetector:
             raise ModelRefused(f"detector {self.name} does not answer as its kind does")
 
 
-def read_detectors(file: Path) -> tuple[AddedDetector, ...]:
-    """Load every detector that `file` names. Raises ModelRefused if one of them cannot be used."""
+def read_detectors(file: Path, *, finds: Finds = "faces") -> tuple[AddedDetector, ...]:
+    """Load the detectors of that sort that `file` names. Raises ModelRefused if one of them cannot
+    be used, or if anything in the list is not as it should be."""
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -106,24 +123,34 @@ def read_detectors(file: Path) -> tuple[AddedDetector, ...]:
     names = [entry.get("name") for entry in entries]
     if len(set(map(str, names))) != len(names):
         raise ModelRefused("two detectors have one name")
-    return tuple(_detector(entry, file.parent) for entry in entries)
+    sorts = [entry.get("finds", "faces") for entry in entries]
+    if not all(sort in get_args(Finds) for sort in sorts):
+        raise ModelRefused(f"a detector finds one of {', '.join(get_args(Finds))}")
+    for entry in entries:
+        _check(entry)
+    of_sort = (entry for entry, sort in zip(entries, sorts, strict=True) if sort == finds)
+    return tuple(_detector(entry, file.parent, finds) for entry in of_sort)
 
 
-def _detector(entry: dict[str, Any], folder: Path) -> AddedDetector:
-    if set(entry) != _KEYS:
+def _check(entry: dict[str, Any]) -> None:
+    if set(entry) - {"finds"} != _KEYS:
         raise ModelRefused(f"a detector has the keys {', '.join(sorted(_KEYS))}, all of them")
     texts = {key: entry[key] for key in _KEYS - {"threshold"}}
     if not all(isinstance(text, str) and text for text in texts.values()):
         raise ModelRefused("a detector's name, file, sha256, kind and licence are words")
     if not isinstance(entry["threshold"], int | float) or len(texts["sha256"]) != _SHA256_DIGITS:
         raise ModelRefused("a detector's threshold is a number, its sha256 has 64 digits")
+
+
+def _detector(entry: dict[str, Any], folder: Path, finds: Finds) -> AddedDetector:
     return AddedDetector(
-        name=texts["name"],
-        file=folder / texts["file"],
-        sha256=texts["sha256"],
-        kind=texts["kind"],
-        licence=texts["licence"],
+        name=entry["name"],
+        file=folder / entry["file"],
+        sha256=entry["sha256"],
+        kind=entry["kind"],
+        licence=entry["licence"],
         threshold=float(entry["threshold"]),
+        finds=finds,
     )
 
 
@@ -166,11 +193,16 @@ def _retinaface(outputs: dict[str, Array], height: int, width: int) -> Boxes:
     return np.column_stack([middle - half, middle + half, scores]).astype(np.float32)
 
 
+def _yolox_first(outputs: dict[str, Array], height: int, width: int) -> Boxes:
+    """Of a YOLOX only what is of its first class."""
+    return _yolox({name: rows[:, :, :6] for name, rows in outputs.items()}, height, width)
+
+
 def _yolox(outputs: dict[str, Array], height: int, width: int) -> Boxes:
     """YOLOX (Ge et al. 2021, arXiv 2107.08430): one answer a cell at three strides.
 
     A row is the middle's place from its cell's corner and the logarithm of width and height, all
-    in strides; how sure it is of anything there; how sure of each class. The first class counts.
+    in strides; how sure it is of anything there; how sure of each class. The likeliest counts.
     """
     (answers,) = outputs.values()
     grids = [(_cells(height, width, stride), stride) for stride in (8, 16, 32)]
@@ -178,7 +210,7 @@ def _yolox(outputs: dict[str, Array], height: int, width: int) -> Boxes:
     strides = np.concatenate([np.full((len(grid), 1), stride) for grid, stride in grids])
     rows = answers[0]
     middle, half = (cells + rows[:, :2]) * strides, np.exp(rows[:, 2:4]) * strides / 2
-    scores = rows[:, 4] * rows[:, 5]
+    scores = rows[:, 4] * rows[:, 5:].max(axis=1)
     return np.column_stack([middle - half, middle + half, scores]).astype(np.float32)
 
 
@@ -188,10 +220,13 @@ def _cells(height: int, width: int, stride: int) -> Array:
     return np.stack([columns.ravel(), rows.ravel()], axis=1).astype(np.float32)
 
 
-_FAMILIES: dict[
-    str, tuple[Callable[[Pixels], Array], Callable[[dict[str, Array], int, int], Boxes]]
-] = {
-    "yunet": (_bgr, _yunet),
-    "retinaface": (_bgr_less_mean, _retinaface),
-    "yolox": (_bgr, _yolox),
+_Family = tuple[Callable[[Pixels], Array], Callable[[dict[str, Array], int, int], Boxes]]
+_FAMILIES: dict[Finds, dict[str, _Family]] = {
+    "faces": {
+        "yunet": (_bgr, _yunet),
+        "retinaface": (_bgr_less_mean, _retinaface),
+        "yolox": (_bgr, _yolox_first),
+    },
+    # What the others find is a face, and covered.
+    "objects": {"yolox": (_bgr, _yolox)},
 }

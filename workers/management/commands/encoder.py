@@ -8,6 +8,7 @@ from rich.console import Console
 from retrieval import access, audit, index, keys, outbox, upkeep
 from retrieval.errors import CertificateRefused, CloisterError, ModelRefused, NoTextTower
 from retrieval.models import Certificate, Collection, EncoderVersion, Kind, Stage, Work
+from workers.encode import regions
 from workers.encode.encoder import Encoder
 from workers.encode.registry import SHIPPED, is_private_head, load
 
@@ -51,8 +52,12 @@ class Command(BaseCommand):
             raise CommandError("the database does not answer; is the appliance up?") from error
 
     def list(self) -> None:
+        chosen = regions.how_chosen(regions.object_detectors())
         for version in EncoderVersion.objects.order_by("pk"):
             state = "live" if version.live else f"{index.coverage(version):.1%} covered"
+            with_parts = index.coverage_of_parts(version, parts_from=chosen)
+            if with_parts is not None:
+                state += f", parts {with_parts:.1%}"
             if version.retired_at is not None:
                 state = "retired"
             self.stdout.write(f"{version.name}\t{version.dimensions}\t{state}\t{version.licence}")
@@ -79,9 +84,11 @@ class Command(BaseCommand):
     def fill(self, version: EncoderVersion) -> None:
         index.require_in_use(version)
         due = 0
-        for collection_id in Collection.objects.values_list("pk", flat=True):
-            with access.processing(collection_id):
-                for image in index.without_vector(version, collection_id):
+        chosen = regions.how_chosen(regions.object_detectors())
+        for collection in Collection.objects.all():
+            parts_from = chosen if collection.finds_parts else ""
+            with access.processing(collection.pk):
+                for image in index.to_fill(version, collection.pk, parts_from=parts_from):
                     if not Work.objects.filter(image=image, stage=Stage.ENCODE).exists():
                         outbox.add(image, Stage.ENCODE)
                         due += 1
