@@ -87,7 +87,7 @@ def test_a_name_belongs_to_one_set_of_weights(live: EncoderVersion) -> None:
 def test_beyond_the_exact_scan_the_hnsw_index_answers_with_every_row_asked_for(
     live: EncoderVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "EXACT_SCAN_ROWS", 10)
+    monkeypatch.setattr(index.route, "EXACT_SCAN_ROWS", 10)
     reader, mine = make_user(), make_collection()
     grant(reader, mine)
     angles = np.linspace(0, 1, 300)
@@ -142,7 +142,7 @@ def search_as_reader(collection: Collection, vector: list[float], **options: Any
 def test_a_filter_is_inside_the_vector_query(
     live: EncoderVersion, fields: dict[str, Any], where: Filter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "EXACT_SCAN_ROWS", 10)
+    monkeypatch.setattr(index.route, "EXACT_SCAN_ROWS", 10)
     mine = make_collection()
     make_images(mine, [[1, a / 100, 0] for a in range(40)])
     (far,) = make_images(mine, [[-1, 0, 0]], **fields)
@@ -167,7 +167,7 @@ def test_days_of_receipt_are_inclusive(live: EncoderVersion) -> None:
 def test_a_filter_that_leaves_less_than_the_index_looks_at_still_fills_the_answer(
     live: EncoderVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "EXACT_SCAN_ROWS", 10)
+    monkeypatch.setattr(index.route, "EXACT_SCAN_ROWS", 10)
     mine = make_collection()
     make_images(mine, [[1, a / 1000, 0] for a in range(400)])
     far = make_images(mine, [[-1, a / 10, 0] for a in range(12)], modality="CT")
@@ -273,7 +273,7 @@ ROUTES = {
 def test_no_plan_touches_a_partition_that_is_not_permitted(
     live: EncoderVersion, route: Route | None, where: Filter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "EXACT_SCAN_ROWS", 10)
+    monkeypatch.setattr(index.route, "EXACT_SCAN_ROWS", 10)
     reader, foreign = make_user(), make_collection()
     permitted = [make_collection() for _ in range(3)]
     for number, collection in enumerate([foreign, *permitted]):
@@ -311,8 +311,9 @@ def test_no_plan_touches_a_partition_that_is_not_permitted(
 def test_many_partitions_answer_as_an_exact_scan_does(
     live: EncoderVersion, route: Route | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "EXACT_SCAN_ROWS", 10)
-    monkeypatch.setattr(index, "FEW_PARTITIONS", 2)
+    monkeypatch.setattr(index.route, "EXACT_SCAN_ROWS", 10)
+    monkeypatch.setattr(index.route, "FEW_PARTITIONS", 2)
+    monkeypatch.setattr(index.scan, "FEW_PARTITIONS", 2)
     reader, rng = make_user(), np.random.default_rng(0)
     permitted = [make_collection() for _ in range(5)]
     for collection in permitted:
@@ -343,7 +344,7 @@ def test_many_partitions_answer_as_an_exact_scan_does(
 def test_a_search_that_takes_too_long_is_ended(
     live: EncoderVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "DEADLINE_S", 0.001)
+    monkeypatch.setattr(index.scan, "DEADLINE_S", 0.001)
     mine = make_collection()
     make_images(mine, np.random.default_rng(0).normal(size=(3000, 3)).tolist())
 

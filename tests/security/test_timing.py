@@ -87,5 +87,5 @@ def test_a_search_that_works_more_near_something_hidden_would_be_found(
 def test_the_probes_are_answered_from_the_index(
     encoder: EncoderVersion, own: Collection, reader: User
 ) -> None:
-    assert timing.OWN_IMAGES > index.EXACT_SCAN_ROWS
+    assert timing.OWN_IMAGES > index.route.EXACT_SCAN_ROWS
     assert len(timing.through_the_appliance(reader, own, encoder)(aims()[0])) == 20  # type: ignore[arg-type]

@@ -1,0 +1,72 @@
+"""What is asked of the rows, and how SQL says it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from enum import StrEnum
+
+import numpy as np
+from psycopg import sql
+
+from retrieval.models import EncoderVersion
+
+
+class Metric(StrEnum):
+    """How far two vectors are apart, as pgvector's operator. Smaller is nearer in each.
+
+    INNER_PRODUCT is its negative. Rows have unit length, so all but MANHATTAN rank alike, whatever
+    the query's length, and one index serves them; MANHATTAN reads every permitted row.
+    """
+
+    COSINE = "<=>"
+    EUCLIDEAN = "<->"
+    INNER_PRODUCT = "<#>"
+    MANHATTAN = "<+>"
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a found image must also be. What is not given asks nothing; days are inclusive.
+
+    `media_types`, `modalities`, `subjects` (their ids): one of them. `tags`: all of them.
+    """
+
+    taken_from: date | None = None
+    taken_until: date | None = None
+    received_from: date | None = None
+    received_until: date | None = None
+    media_types: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
+    subjects: tuple[int, ...] = ()
+    tags: tuple[str, ...] = field(default=(), repr=False)
+
+
+EVERYTHING = Filter()
+
+
+@dataclass(frozen=True)
+class Asked:
+    vector: np.ndarray
+    encoder: EncoderVersion
+    metric: Metric
+    where: Filter
+
+
+def literals(within: Sequence[int]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Literal(int(c)) for c in sorted(within))
+
+
+def conditions(where: Filter) -> sql.Composed:
+    asked: list[tuple[str, object]] = [
+        ("i.taken_on >= {}", where.taken_from),
+        ("i.taken_on <= {}", where.taken_until),
+        ("i.received_at >= {}::date", where.received_from),
+        ("i.received_at < {}::date + 1", where.received_until),
+        ("i.media_type = ANY ({}::text[])", list(where.media_types)),
+        ("i.modality = ANY ({}::text[])", list(where.modalities)),
+        ("i.subject_id = ANY ({}::bigint[])", list(where.subjects)),
+        ("i.tags @> {}::varchar[]", list(where.tags)),
+    ]
+    return sql.SQL(" AND ").join(
+        sql.SQL(condition).format(sql.Literal(value)) for condition, value in asked if value
+    )
