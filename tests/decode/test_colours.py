@@ -143,6 +143,26 @@ def test_a_profile_that_cannot_be_right_changes_nothing(profile: bytes) -> None:
     assert colour(content) == (200, 60, 90)
 
 
+@pytest.mark.parametrize(
+    ("mode", "stored", "space"),
+    [
+        ("L", 90, b"RGB "),
+        ("CMYK", (55, 195, 165, 0), b"RGB "),
+        ("RGB", (200, 60, 90), b"GRAY"),
+        ("RGB", (200, 60, 90), b"Lab "),
+    ],
+)
+def test_a_profile_for_other_pictures_changes_nothing(
+    mode: str, stored: int | tuple[int, ...], space: bytes
+) -> None:
+    """Its red and green are swapped, so that it would show if it were used."""
+    profile = matrix_profile("GRB").replace(b"RGB ", space)
+
+    plain = colour(saved(flat(mode, stored), "TIFF"))
+
+    assert colour(saved(flat(mode, stored), "TIFF", icc_profile=profile)) == plain
+
+
 def test_avif_and_heic_give_their_colours_back() -> None:
     heic = decode(samples.HEIC).pixels
     assert heic[16, 16].tolist() == pytest.approx((200, 30, 40), abs=6)

@@ -108,6 +108,16 @@ def test_every_file_has_one_entry_and_only_the_released_are_written(
     assert all(re.fullmatch(r"[0-9a-f]{20}(-2)?\.jpg", output) for output in outputs)
 
 
+def test_a_name_that_is_no_text_is_told_as_text(tmp_path: Path) -> None:
+    """Half a surrogate pair is what Python makes of a stray byte, and no JSON to other readers."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / os.fsdecode(b"M\xfcller \xc3\xbc.png")).write_bytes(b"")
+
+    (entry,) = json_of(tmp_path / "in", tmp_path / "out")["files"]
+
+    assert entry["file"] == "M\\xfcller ü.png"
+
+
 def test_a_second_run_overwrites_nothing(folder: Path, tmp_path: Path) -> None:
     astronaut = folder / "astronaut.png"
     once = json_of(astronaut, tmp_path)["files"][0]["output"]

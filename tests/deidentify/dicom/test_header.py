@@ -285,6 +285,20 @@ def test_a_colour_profile_of_a_device_leaves_as_srgb(*, is_nested: bool) -> None
     assert left.ICCProfile == SRGB_PROFILE
 
 
+@pytest.mark.parametrize(
+    ("photometric", "left"), [("RGB", "SRGB"), ("PALETTE COLOR", "SRGB"), ("MONOCHROME2", None)]
+)
+def test_no_object_says_two_things_of_its_colours(photometric: str, left: str | None) -> None:
+    dataset = patient()
+    dataset.PhotometricInterpretation = photometric
+    dataset.ICCProfile, dataset.ColorSpace = b"a camera's", "ADOBERGB"
+
+    result = cleaned(dataset)
+
+    assert result.get("ColorSpace") == left
+    assert ("ICCProfile" in result) == (left is not None)
+
+
 def test_our_colour_profile_is_srgb() -> None:
     ours = ImageCms.ImageCmsProfile(io.BytesIO(SRGB_PROFILE))
     greys = Image.merge("RGB", [Image.linear_gradient("L").rotate(90 * n) for n in range(3)])

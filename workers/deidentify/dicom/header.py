@@ -215,7 +215,19 @@ def _cleaned(dataset: Dataset, walk: _Walk, depth: int) -> Dataset:
             result.add(kept)
     if depth == 0:
         result.SpecificCharacterSet = "ISO_IR 192"
+    _agree_on_colours(result)
     return result
+
+
+def _agree_on_colours(item: Dataset) -> None:
+    """Let nothing beside our colour profile speak of other colours (PS3.3 C.11.15.1.2)."""
+    if "ICCProfile" not in item:
+        return
+    if str(item.get("PhotometricInterpretation", "")).startswith("MONOCHROME"):
+        del item.ICCProfile  # it is for red, green and blue
+        item.pop("ColorSpace", None)
+    elif "ColorSpace" in item:
+        item.ColorSpace = "SRGB"
 
 
 def _representation(element: DataElement) -> str:

@@ -37,6 +37,8 @@ _SAME = 0.4
 _ALWAYS = 448
 _ENOUGH = 0.8
 _MAX_ENLARGEMENT = 3.0
+# Long sides of pictures that are seen as they are in the place of _ALWAYS: scaling costs sharpness.
+_OWN_SIDES = range(224, 560)
 # A closer look pays at what is smaller than this in it, in pixels, and has this share of the
 # evidence that a face needs; with so much room around, in sides of a face, and so many pixels.
 _SMALL = 80
@@ -50,11 +52,6 @@ _TILE, _OVERLAP = 1280, 96
 _TILED_PIXELS = 16_000_000
 # On a CPU several at once are no faster, and take 0.5 GB each.
 _TILES_AT_ONCE = 1
-# A picture whose pixels' brightest channel has this mean, of 255, is dark; it is looked at as if
-# it had been taken with more light.
-_DARK = 60
-_GAMMA = 0.45
-_SAMPLED_SIDE = 128
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ class Union:
         if is_blank(pixels):
             return []
         height, width = pixels.shape[:2]
-        picture = Image.fromarray(_with_light(pixels))
+        picture = Image.fromarray(pixels)
         seen: list[tuple[Boxes, str]] = []
         for watch in self._watches:
             if watch.weight < self._evidence and not self._undecided(seen):
@@ -217,8 +214,7 @@ def union(
 ) -> Union:
     """Return the detectors of this appliance as one.
 
-    added: the operator's list of further
-    detectors (see added.py). Raises ModelRefused.
+    added: the operator's list of further detectors (see added.py). Raises ModelRefused.
     """
     watches = [
         Watch(CenterFace(), _UPRIGHT + _TURNED, closer=True),
@@ -235,10 +231,16 @@ def _all_of(views: Sequence[View], of: tuple[int, int]) -> list[tuple[View, floa
     """Drop large views that need more pixels than the picture has; each with its scale."""
     side = max(of)
     return [
-        (view, min(view.side / side, _MAX_ENLARGEMENT))
+        (view, _scale(view, side))
         for view in views
         if view.side <= _ALWAYS or view == _ADDED or side >= _ENOUGH * view.side
     ]
+
+
+def _scale(view: View, side: int) -> float:
+    if view.side == _ALWAYS and side in _OWN_SIDES:
+        return 1.0
+    return min(view.side / side, _MAX_ENLARGEMENT)
 
 
 def _closer(of: tuple[int, int], area: Area) -> tuple[View, float]:
@@ -311,13 +313,3 @@ def _agreed(
     kept[:, SCORE] = evidence
     for at in boxes.merged(kept):
         yield int(standing[at]), evidence[at]
-
-
-def _with_light(pixels: Pixels) -> Pixels:
-    """Lighten a dark picture. Where a white sign hides that it is dark, nothing is done."""
-    # Every so many pixels say as much as all of them, at a tenth of a whole view's cost.
-    step = max(1, max(pixels.shape[:2]) // _SAMPLED_SIDE)
-    if pixels[::step, ::step].max(axis=2).mean() >= _DARK:
-        return pixels
-    table = (255 * (np.arange(256) / 255) ** _GAMMA).round().astype(np.uint8)
-    return np.asarray(table[pixels])

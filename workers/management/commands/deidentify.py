@@ -139,12 +139,17 @@ def _files(path: Path) -> list[tuple[Path, str]]:
     A folder that cannot be listed stands for what is in it. Links to folders are not followed.
     """
     if not path.is_dir():
-        return [(path, path.name)]
+        return [(path, _shown(path.name))]
     files: list[Path] = []
     walk = os.walk(path, onerror=lambda error: files.append(Path(error.filename)))
     for folder, _, names in walk:
         files += (Path(folder, name) for name in names)
-    return sorted((file, file.relative_to(path).as_posix()) for file in files)
+    return sorted((file, _shown(file.relative_to(path).as_posix())) for file in files)
+
+
+def _shown(name: str) -> str:
+    """Return a name as any reader of JSON takes it: Python has half letters for stray bytes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _prepare(output: Path, path: Path) -> None:
