@@ -27,7 +27,7 @@ DUPLICATE_BITS = 10
 DUPLICATE_SIMILARITY = 0.93
 SHOWN = (
     *("collection", "subject", "study", "video", "starts_at_s", "ends_at_s"),
-    *("perceptual_hash", "wrapped_key", "sealed_name"),
+    *("perceptual_hash", "wrapped_key", "sealed_name", "width", "height"),
 )
 """What an answer reads of an image's row."""
 SCORE_DIGITS = 3
@@ -39,7 +39,8 @@ class Hit:
     """`score`: see `score_of`, rounded; `source` only where the actor may see names.
 
     `subject`: the id of whom it is of, where known. For the log. `region`: what part of the image
-    it was found by. `time`: of a video's frame.
+    it was found by, in pixels of the image, which has `size`: width and height. `time`: of a
+    video's frame.
     """
 
     image_id: UUID
@@ -48,6 +49,7 @@ class Hit:
     source: str | None
     subject: int | None = None
     region: Region | None = None
+    size: tuple[int, int] | None = None
     time: TimeRange | None = None
 
 
@@ -200,6 +202,7 @@ def _hits(
             source=storage.source_name(image) if image.collection_id in may_see_source else None,
             subject=image.subject_id,
             region=boxes.get(image_id),
+            size=(image.width, image.height) if image.width and image.height else None,
             time=image.time,
         )
         for image_id, score in scored
@@ -399,16 +402,19 @@ def _alike(
     with access.acting_as(actor, purpose):
         stored, known = _stored({image_id}, within, encoder)
         hashed = stored[image_id].perceptual_hash
-        by_hash = (
+        by_hash = set(
             shown.alias(bits=HammingDistance("perceptual_hash", hashed))
             .filter(bits__lte=DUPLICATE_BITS)
             .values_list("pk", flat=True)
+            if hashed
+            else ()
         )
         near = index.nearest(known[image_id], within=within, encoder=encoder, limit=MAX_LIMIT)
         by_vector = {n.image_id for n in near if 1.0 - n.distance >= DUPLICATE_SIMILARITY}
-        found = by_vector | (set(by_hash) if hashed else set())
-        images = shown.only(*SHOWN).in_bulk(found - {image_id})
+        images = shown.only(*SHOWN).in_bulk((by_vector | by_hash) - {image_id})
         vectors = index.vectors_among(images.keys(), within=within, encoder=encoder)
     scores = {pk: float(vector @ known[image_id]) for pk, vector in vectors.items()}
-    nearest = sorted(scores, key=lambda pk: -scores[pk])[:limit]
+    # By vector also came what shows it in one of its parts only.
+    copies = [pk for pk in scores if pk in by_hash or scores[pk] >= DUPLICATE_SIMILARITY]
+    nearest = sorted(copies, key=lambda pk: -scores[pk])[:limit]
     return _hits([(pk, scores[pk]) for pk in nearest], images, permitted, actor, purpose)

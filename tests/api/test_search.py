@@ -1,12 +1,16 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
 from appliance.api import paging
+from retrieval import access, index
 from retrieval.models import Collection, Image, Kind, Purpose, Role, ServiceAccount
+from retrieval.models.image import Region
+from tests import database
 from tests.api.conftest import ask, with_token
 from tests.factories import grant, make_collection, make_image, make_token, png
 from tests.web.conftest import Log, jpeg
@@ -27,6 +31,17 @@ def test_a_search_finds_what_the_token_opens_and_names_its_entry_in_the_log(
     assert told["hits"][0]["score"] == 1.0
     assert log(Kind.SEARCH_SERVED)[-1]["images"] == [str(image.pk)]
     assert str(hidden.pk) not in json.dumps(told)
+
+
+def test_a_hit_tells_the_box_of_the_part_that_it_was_found_by(
+    program: Client, image: Image
+) -> None:
+    assert ask(program).json()["hits"][0]["region"] is None
+    with database.role("worker"), access.processing(image.collection_id):
+        parts = [(Region(10, 20, 300, 200), np.eye(3)[0])]
+        index.store(image, np.eye(3)[1], encoder=index.live_encoder(), parts=parts)
+
+    assert ask(program).json()["hits"][0]["region"] == [10, 20, 300, 200]
 
 
 def test_source_names_are_told_only_where_they_may_be_seen(

@@ -26,6 +26,7 @@ from retrieval.models.grant import CAPABILITIES, Capability, roles_with
 from retrieval.models.image import Region
 from retrieval.query import Fusion, Group, Part, Query
 from retrieval.search import near_duplicates, search
+from tests import database
 from tests.factories import (
     grant,
     make_collection,
@@ -354,6 +355,31 @@ def test_near_duplicates_are_found_by_hash_and_by_vector_where_they_may_be_seen(
 
     assert [hit.image_id for hit in answer.hits] == [by_vector.pk, by_hash.pk]
     assert json.loads(last_event().details)["images"] == [str(by_vector.pk), str(by_hash.pk)]
+
+
+def test_an_image_found_by_a_part_is_there_once_with_the_part_s_box_and_is_no_copy(
+    mine: Collection, reader: User
+) -> None:
+    whole, by_part, other = make_images(mine, [[1, 0, 0], [0, 1, 0], [0.6, 0.8, 0]])
+    boxes = [Region(x, 20, 300, 200) for x in range(10, 90, 10)]
+    near = np.array([0.999, 0.04, 0])
+    with database.role("worker"), access.processing(mine.pk):
+        index.store(
+            by_part,
+            np.eye(3)[1],
+            encoder=index.live_encoder(),
+            parts=[(box, near + np.array([0, 0, n / 100])) for n, box in enumerate(boxes)],
+        )
+
+    for query in (Query("x"), Query("x", diversity=0.1), Query("x", group=Group.SUBJECT)):
+        hits = search(query, actor=reader, purpose=Purpose.TREATMENT, limit=3).hits
+        assert [(hit.image_id, hit.region) for hit in hits] == [
+            (whole.pk, None),
+            (by_part.pk, boxes[0]),
+            (other.pk, None),
+        ]
+    copies = near_duplicates(whole.pk, actor=reader, purpose=Purpose.TREATMENT)
+    assert copies.hits == []
 
 
 def test_duplicates_of_a_foreign_image_are_as_if_it_did_not_exist(

@@ -4,6 +4,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -12,7 +13,7 @@ from django.urls import reverse
 
 from appliance.web import middleware
 from appliance.web.views import search as search_views
-from retrieval import queue
+from retrieval import access, index, queue
 from retrieval import search as domain
 from retrieval.errors import EncoderUnavailable, NeedsReview, NoTextTower, Reason, Rejected
 from retrieval.index import Filter
@@ -20,6 +21,7 @@ from retrieval.models import Collection, Kind, Role, User
 from retrieval.models.image import Region
 from retrieval.query import Group, Part, Query
 from retrieval.search import Answer
+from tests import database
 from tests.factories import grant, make_collection, make_image, make_user
 from tests.web.conftest import Blocked, Log, Superuser, jpeg, signed_in
 
@@ -42,6 +44,30 @@ def test_results_show_what_was_granted_and_say_where_they_are_recorded(
     ((number,),) = superuser.execute("SELECT max(number) FROM retrieval_auditevent")
     assert f"Recorded as entry {number}" in page
     assert log(Kind.SEARCH_SERVED)[0]["images"] == [str(seen.pk)]
+
+
+def test_the_part_that_an_image_was_found_by_is_marked_on_it(
+    browser: Client, collection: Collection
+) -> None:
+    image = make_image(collection, [0, 1, 0], preview=jpeg(), width=1640, height=480)
+    with database.role("worker"), access.processing(collection.pk):
+        index.store(
+            image,
+            np.eye(3)[1],
+            encoder=index.live_encoder(),
+            parts=[(Region(1010, 20, 300, 200), np.eye(3)[0])],
+        )
+    other = make_image(collection, [0, 0, 1], preview=jpeg(), width=64, height=48)
+    mark = 'viewBox="0 0 1640 480"[^<]*><rect x="1010" y="20" width="300" height="200"/>'
+
+    page = browser.post("/", {"words": WORDS}).content.decode()
+
+    assert len(re.findall(mark, page)) == page.count("<rect") == 1
+    address = f"{reverse('image', args=[image.pk])}?found=1010,20,300,200"
+    assert page.count(f'"{address}"') == page.count("?found=") == 2
+    assert page.count(f'"{reverse("image", args=[other.pk])}"') == 2
+    assert re.search(mark, browser.get(address).content.decode())
+    assert browser.get(f"{address},1").status_code == 400
 
 
 def test_source_names_are_shown_only_where_they_may_be_seen(

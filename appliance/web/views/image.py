@@ -15,6 +15,7 @@ from retrieval import access, look, tags
 from retrieval.errors import AccessDenied, Rejected
 from retrieval.models import Purpose, State
 from retrieval.models.grant import Capability
+from retrieval.models.image import Region
 from retrieval.storage import Form
 
 
@@ -22,18 +23,29 @@ from retrieval.storage import Form
 @require_safe
 def image_page(request: HttpRequest, image_id: UUID) -> HttpResponse:
     actor, purpose = actor_of(request), of_session(request)
+    found = _found(request)
     seen = look.look_at(image_id, actor=actor, purpose=purpose)
     template = "image_part.html" if request.headers.get("HX-Request") else "image.html"
     opened = access.opened_by_glass(actor, originals=True)
     context = {
         "image": seen.image,
         "seen": seen,
+        "found": found if seen.image.width else None,
         "is_indexed": seen.image.state == State.INDEXED,
         "may_tag": seen.image.collection
         in access.collections_where(actor, purpose, Capability.INGEST),
         "shows_original": purpose == Purpose.EMERGENCY and seen.image.collection_id in opened,
     }
     return render(request, template, context)
+
+
+def _found(request: HttpRequest) -> Region | None:
+    """The part of the image that a search found it by."""
+    asked = request.GET.get("found")
+    try:
+        return Region.parse(asked) if asked else None
+    except ValueError as error:
+        raise SuspiciousOperation from error
 
 
 @require_POST

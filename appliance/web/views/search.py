@@ -6,6 +6,7 @@ from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
@@ -44,6 +45,12 @@ class Result:
     hit: Hit
     ticket: str
     judged: str
+
+    @property
+    def address(self) -> str:
+        """Of the image's page, on which the part is marked that the image was found by."""
+        page = reverse("image", args=[self.hit.image_id])
+        return f"{page}?found={self.hit.region}" if self.hit.region else page
 
 
 @never_cache
