@@ -286,4 +286,7 @@ PROTECTED_TABLES = [
     "retrieval_indexpart",
     "retrieval_upload",
     "retrieval_idempotentanswer",
+    "retrieval_tagword",
+    "retrieval_tagthreshold",
+    "retrieval_automatictag",
 ]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from retrieval import access, audit, break_glass, queue, storage
+from retrieval import access, audit, break_glass, queue, storage, tags
 from retrieval.errors import AccessDenied, Reason, Rejected
 from retrieval.models import Image, Kind, Purpose, State, User
 from retrieval.models.grant import Capability
@@ -16,11 +16,15 @@ ORIGINAL_TIMEOUT_S = 15.0
 
 @dataclass(frozen=True)
 class Seen:
-    """An image as its page shows it. `source` only where the actor may see names."""
+    """An image as its page shows it. `source` only where the actor may see names.
+
+    `automatic_tags`: what the live encoder tags it with; people's tags are the image's own.
+    """
 
     image: Image
     source: str | None
     audit_number: int
+    automatic_tags: tuple[str, ...] = ()
 
 
 def look_at(image_id: UUID, *, actor: User, purpose: Purpose) -> Seen:
@@ -31,8 +35,10 @@ def look_at(image_id: UUID, *, actor: User, purpose: Purpose) -> Seen:
     image = _authorised(image_id, actor, purpose)
     named = access.collections_where(actor, purpose, Capability.SEE_SOURCE_NAMES)
     source = storage.source_name(image) if image.collection in named else None
+    with access.acting_as(actor, purpose):
+        found = tags.automatic_tags(image)
     number = _record_look(image, "page", actor, purpose)
-    return Seen(image, source, number)
+    return Seen(image, source, number, found)
 
 
 def look_at_status(image_id: UUID, *, actor: User, purpose: Purpose) -> Seen:

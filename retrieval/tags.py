@@ -1,4 +1,4 @@
-"""Tags: what curators call an image, so that searches can ask for it."""
+"""Tags: what an image is called, so that searches can ask for it. By people, and by the encoder."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -6,7 +6,7 @@ from uuid import UUID
 
 from retrieval import access, audit
 from retrieval.errors import AccessDenied
-from retrieval.models import Image, Kind, Purpose, User
+from retrieval.models import AutomaticTag, Image, Kind, Purpose, User
 from retrieval.models.grant import Capability
 
 MAX_TAGS: Final = 32
@@ -33,6 +33,14 @@ def tag(image_id: UUID, tags: Sequence[str], *, actor: User, purpose: Purpose) -
     except AccessDenied:
         audit.record(Kind.IMAGE_DENIED, actor=actor, purpose=purpose, image=image_id)
         raise
+
+
+def automatic_tags(image: Image) -> tuple[str, ...]:
+    """What the live encoder tags an image with (`retrieval.tag_words`), inside `acting_as`."""
+    found = AutomaticTag.objects.filter(image=image, threshold__encoder__live=True)
+    return tuple(
+        found.order_by("threshold__word__word").values_list("threshold__word__word", flat=True)
+    )
 
 
 def require_fit(tags: Sequence[str]) -> None:

@@ -5,12 +5,15 @@ from django.contrib import admin
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse
 
-from appliance.admin.base import PURPOSE, ModelAdmin
+from appliance.admin.base import PURPOSE, ModelAdmin, in_context, rendered
 from appliance.admin.purposes import PurposesField, in_words
 from appliance.web.purpose import actor_of
-from retrieval import access, audit
+from retrieval import access, audit, tag_words
 from retrieval.models import Collection, Kind, PrivacyProfile
+from retrieval.models.grant import Capability
 from retrieval.review import reviewed_boxes
+from retrieval.tag_words import LEAST_IMAGES
+from retrieval.tags import MAX_TAGS, require_fit
 
 # Of docs/benchmarks.md, whose numbers it repeats.
 COST = (
@@ -35,6 +38,13 @@ class CollectionForm(forms.ModelForm):  # type: ignore[type-arg]  # no runtime g
         help_text=Collection._meta.get_field("minimum_cohort").help_text,
     )
 
+    tag_words = forms.CharField(
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 4}),
+        help_text=f"Words that the encoder tags images with where they fit, one a line; at most"
+        f" {MAX_TAGS}, and no names of persons. From {LEAST_IMAGES} images on.",
+    )
+
     class Meta:
         model = Collection
         fields = [
@@ -47,13 +57,27 @@ class CollectionForm(forms.ModelForm):  # type: ignore[type-arg]  # no runtime g
             "finds_parts",
         ]
 
+    may_set_tag_words = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fields["tag_words"].disabled = not self.may_set_tag_words
+        if self.may_set_tag_words:
+            self.initial["tag_words"] = "\n".join(tag_words.words_of(self.instance))
         # Empty says the same as 0, and is no change.
         self.initial["minimum_cohort"] = self.initial.get("minimum_cohort") or None
 
     def clean_minimum_cohort(self) -> int:
         return self.cleaned_data["minimum_cohort"] or 0
+
+    def clean_tag_words(self) -> str:
+        lines = self.cleaned_data["tag_words"].splitlines()
+        words = list(dict.fromkeys(word for line in lines if (word := line.strip())))
+        try:
+            require_fit(words)
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from error
+        return "\n".join(words)
 
 
 @admin.register(Collection)
@@ -69,6 +93,25 @@ class CollectionAdmin(ModelAdmin[Collection]):
     def purposes_of_use(self, collection: Collection) -> str:
         return in_words(collection.purposes)
 
+    def get_form(
+        self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any
+    ) -> Any:
+        """With the tag words for who may import there: others neither see nor change them."""
+        form = super().get_form(request, obj, change, **kwargs)
+        ingested = access.collections_where(actor_of(request), PURPOSE, Capability.INGEST)
+        form.may_set_tag_words = obj in ingested  # type: ignore[attr-defined]
+        return form
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        with in_context(request):
+            return rendered(super().changeform_view(request, object_id, form_url, extra_context))
+
     def save_model(self, request: HttpRequest, obj: Collection, form: Any, change: bool) -> None:
         if not change:
             opened = access.open_collection(
@@ -83,6 +126,10 @@ class CollectionAdmin(ModelAdmin[Collection]):
             )
             obj.pk = opened.pk
             return
+        if "tag_words" in form.changed_data:
+            # First: what is saved next may end the right to it.
+            words = form.cleaned_data["tag_words"].splitlines()
+            tag_words.set_words(obj, words, actor=actor_of(request), purpose=PURPOSE)
         super().save_model(request, obj, form, change)
         audit.record_in_transaction(
             Kind.COLLECTION_CHANGED,

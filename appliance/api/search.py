@@ -87,7 +87,8 @@ class PartIn(Schema):
 
 
 class WhereIn(Schema):
-    """What a found image must also be. Days are inclusive; of a list, one; of tags, all."""
+    """What a found image must also be. Days are inclusive; of a list, one; of tags, all.
+    `tags` are set by people or by the encoder, `peoples_tags` by people."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -99,6 +100,7 @@ class WhereIn(Schema):
     modalities: list[Code] = Field([], max_length=MAX_CHOICES)
     subjects: list[Id] = Field([], max_length=MAX_CHOICES)
     tags: list[Code] = Field([], max_length=MAX_CHOICES)
+    peoples_tags: list[Code] = Field([], max_length=MAX_CHOICES)
 
     def filter(self) -> Filter:
         return Filter(
@@ -110,6 +112,7 @@ class WhereIn(Schema):
             modalities=tuple(self.modalities),
             subjects=tuple(self.subjects),
             tags=tuple(self.tags),
+            peoples_tags=tuple(self.peoples_tags),
         )
 
 

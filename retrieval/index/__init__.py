@@ -6,6 +6,7 @@ behind one shared index would lose rows and tell by its timing what is hidden.
 
 encoders.py    which encoders there are, and which of them answers queries
 vectors.py     vectors as rows
+tagging.py     tags that follow from a vector, written with it
 asked.py       what is asked of the rows
 route.py       how the permitted rows are searched
 scan.py        the statements of one way through them
@@ -29,6 +30,7 @@ from retrieval.index.encoders import (
 from retrieval.index.neighbours import background, nearest
 from retrieval.index.route import FULL_EF_SEARCH, Path, Route, ef_search_of
 from retrieval.index.scan import Neighbour
+from retrieval.index.tagging import set_tag_thresholds
 from retrieval.index.vectors import sample_vectors, store, store_all, vectors_among, vectors_of
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "require_in_use",
     "retire",
     "sample_vectors",
+    "set_tag_thresholds",
     "store",
     "store_all",
     "switch",

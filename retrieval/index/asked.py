@@ -28,7 +28,8 @@ class Metric(StrEnum):
 class Filter:
     """What a found image must also be. What is not given asks nothing; days are inclusive.
 
-    `media_types`, `modalities`, `subjects` (their ids): one of them. `tags`: all of them.
+    `media_types`, `modalities`, `subjects` (their ids): one of them. `tags`: all of them, each set
+    by people or by the encoder whose vectors are searched; `peoples_tags`: by people.
     """
 
     taken_from: date | None = None
@@ -39,6 +40,7 @@ class Filter:
     modalities: tuple[str, ...] = ()
     subjects: tuple[int, ...] = ()
     tags: tuple[str, ...] = field(default=(), repr=False)
+    peoples_tags: tuple[str, ...] = field(default=(), repr=False)
 
 
 EVERYTHING = Filter()
@@ -56,7 +58,9 @@ def literals(within: Sequence[int]) -> sql.Composed:
     return sql.SQL(", ").join(sql.Literal(int(c)) for c in sorted(within))
 
 
-def conditions(where: Filter) -> sql.Composed:
+def conditions(query: Asked, within: Sequence[int]) -> sql.Composed:
+    """Those of `query.where`, of an image `i` in the permitted collections."""
+    where = query.where
     asked: list[tuple[str, object]] = [
         ("i.taken_on >= {}", where.taken_from),
         ("i.taken_on <= {}", where.taken_until),
@@ -65,8 +69,24 @@ def conditions(where: Filter) -> sql.Composed:
         ("i.media_type = ANY ({}::text[])", list(where.media_types)),
         ("i.modality = ANY ({}::text[])", list(where.modalities)),
         ("i.subject_id = ANY ({}::bigint[])", list(where.subjects)),
-        ("i.tags @> {}::varchar[]", list(where.tags)),
+        ("i.tags @> {}::varchar[]", list(where.peoples_tags)),
     ]
-    return sql.SQL(" AND ").join(
-        sql.SQL(condition).format(sql.Literal(value)) for condition, value in asked if value
+    told = [sql.SQL(condition).format(sql.Literal(value)) for condition, value in asked if value]
+    return sql.SQL(" AND ").join([*told, *(_bears(tag, query, within) for tag in where.tags)])
+
+
+def _bears(tag: str, query: Asked, within: Sequence[int]) -> sql.Composed:
+    """By people's tags or the encoder's: each is looked up in its own index."""
+    return sql.SQL(
+        "i.id IN (SELECT b.id FROM retrieval_image b"
+        " WHERE b.collection_id IN ({collections}) AND b.tags @> {tags}::varchar[]"
+        " UNION ALL SELECT a.image_id FROM retrieval_tagword w"
+        " JOIN retrieval_tagthreshold t ON t.word_id = w.id AND t.encoder_id = {encoder}"
+        " JOIN retrieval_automatictag a ON a.threshold_id = t.id"
+        " WHERE w.collection_id IN ({collections}) AND w.word = {tag})"
+    ).format(
+        collections=literals(within),
+        encoder=sql.Literal(query.encoder.pk),
+        tags=sql.Literal([tag]),
+        tag=sql.Literal(tag),
     )

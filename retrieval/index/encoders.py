@@ -10,7 +10,7 @@ from django.utils import timezone
 from retrieval import access, audit, certificates
 from retrieval.errors import EncoderUnavailable, ModelRefused
 from retrieval.index.vectors import WHOLE_IMAGE
-from retrieval.models import Collection, Embedding, EncoderVersion, Image, Kind, State
+from retrieval.models import Collection, Embedding, EncoderVersion, Image, Kind, State, TagThreshold
 
 MAX_DIMENSIONS = 4000
 """Of a halfvec that an HNSW index takes."""
@@ -152,6 +152,7 @@ def retire(encoder: EncoderVersion) -> None:
         with access.processing(collection_id), connection.cursor() as cursor:
             cursor.execute("SELECT cloister_drop_index(%s, %s)", [collection_id, encoder.pk])
             Embedding.objects.filter(collection_id=collection_id, encoder_id=encoder.pk).delete()
+            TagThreshold.objects.filter(collection_id=collection_id, encoder=encoder).delete()
 
 
 def require_in_use(encoder: EncoderVersion) -> None:

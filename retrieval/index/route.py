@@ -48,7 +48,7 @@ def route_for(cursor: CursorWrapper, query: Asked, within: Sequence[int]) -> Rou
                 " WHERE i.collection_id IN ({collections}) AND {conditions} LIMIT {n}) AS passing"
             ).format(
                 collections=literals(within),
-                conditions=conditions(query.where),
+                conditions=conditions(query, within),
                 n=sql.Literal(EXACT_SCAN_ROWS + 1),
             )
         )

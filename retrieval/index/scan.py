@@ -113,7 +113,7 @@ def _scan(
         rows = sql.SQL(
             "{rows} AND EXISTS (SELECT FROM retrieval_image i WHERE i.id = e.image_id"
             " AND i.collection_id IN ({collections}) AND {conditions})"
-        ).format(rows=rows, collections=literals(within), conditions=conditions(query.where))
+        ).format(rows=rows, collections=literals(within), conditions=conditions(query, within))
     by_index = query.metric is not Metric.MANHATTAN
     cursor.execute(
         sql.SQL(

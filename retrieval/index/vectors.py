@@ -12,6 +12,7 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 from retrieval.errors import ModelRefused, NotDeidentified
+from retrieval.index.tagging import tag_by_vectors
 from retrieval.models import Embedding, EncoderVersion, Image, State
 from retrieval.models.image import Region
 
@@ -104,6 +105,7 @@ def _write(
             " parts_from = excluded.parts_from",
             [collection_id, encoder.pk, parts_from, list(images), numbers, corners, rows],
         )
+    tag_by_vectors(collection_id, encoder, images)
 
 
 class _HalfVectors(bytes):

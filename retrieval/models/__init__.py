@@ -21,6 +21,7 @@ from retrieval.models.kept_query import KeptQuery
 from retrieval.models.review import BoxKind, RemovalReason, ReviewBox, Source
 from retrieval.models.second_factor import Authenticator, RecoveryCode
 from retrieval.models.session import Session
+from retrieval.models.tag import AutomaticTag, TagThreshold, TagWord
 from retrieval.models.token import ApiToken, Scope, ServiceAccount, TokenUse
 from retrieval.models.upload import IdempotentAnswer, Upload
 from retrieval.models.user import User
@@ -30,6 +31,7 @@ __all__ = [
     "ApiToken",
     "AuditEvent",
     "Authenticator",
+    "AutomaticTag",
     "BoxKind",
     "BreakGlass",
     "Budget",
@@ -63,6 +65,8 @@ __all__ = [
     "Subject",
     "SubjectGroup",
     "SubjectGroupMember",
+    "TagThreshold",
+    "TagWord",
     "TokenUse",
     "Unit",
     "Upload",

@@ -1,13 +1,14 @@
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.db import IntegrityError, transaction
 from django.test import Client
 
 from retrieval import access
 from retrieval.models import Collection, Grant, Kind, PrivacyProfile, Purpose, Role, User
 from retrieval.models.grant import Capability
-from tests.factories import make_collection, operator
+from tests.factories import grant, make_collection, operator
 from tests.web.conftest import Log
 
 ADD = "/admin/retrieval/collection/add/"
@@ -58,6 +59,24 @@ def test_a_purpose_taken_from_a_collection_closes_it_for_everybody(
 
     view = Capability.VIEW
     assert access.collections_where(administrator, Purpose.TREATMENT, view) == []
+
+
+def test_tag_words_are_shown_to_and_set_by_who_may_import_there(
+    browser: Client, collection: Collection, administrator: User, log: Log
+) -> None:
+    url = f"/admin/retrieval/collection/{collection.pk}/change/"
+    asked = form(name=collection.name, purposes=collection.purposes)
+    browser.post(url, asked | {"tag_words": "pneumothorax"})
+    assert "pneumothorax" not in browser.get(url).content.decode()
+
+    grant(administrator, collection, Role.OWNER, Purpose.ADMINISTRATION)
+    browser.post(url, asked | {"tag_words": "pneumothorax\n\n chest tube \nchest tube"})
+
+    assert "chest tube\npneumothorax</textarea>" in browser.get(url).content.decode()
+    assert [e["change"] for e in log(Kind.COLLECTION_CHANGED)][-2:] == ["tag words", "edited"]
+    assert "chest" not in str(log(Kind.COLLECTION_CHANGED))
+    kept = LogEntry.objects.values_list("object_repr", "change_message")
+    assert "pneumothorax" not in str(list(kept))
 
 
 def test_a_name_is_taken_once(browser: Client) -> None:

@@ -10,7 +10,8 @@ from django.db import DatabaseError, close_old_connections
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from appliance import env
-from retrieval import access, upkeep
+from retrieval import access, tag_words, upkeep
+from retrieval.errors import EncoderUnavailable
 
 log = logging.getLogger("cloister.maintain")
 
@@ -38,6 +39,10 @@ class Command(BaseCommand):
                 if (cared := upkeep.care()) != upkeep.NOTHING:
                     log.info("%s", report(cared, as_json=False))
                 write_metrics(env.metrics_folder())
+                if chosen := tag_words.care():
+                    log.info("%s thresholds of tag words chosen", chosen)
+            except EncoderUnavailable:
+                log.warning("images cannot be tagged before an encoder answers")
             except DatabaseError as error:
                 log.warning("the index could not be cared for: %s", type(error).__name__)
             close_old_connections()

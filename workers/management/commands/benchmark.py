@@ -31,6 +31,7 @@ BENCHMARKS = {
     "finetune": "workers.benchmark.finetune",
     "index": "workers.benchmark.index",
     "search": "workers.benchmark.search",
+    "tags": "workers.benchmark.tags",
 }
 
 
