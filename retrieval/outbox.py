@@ -74,6 +74,44 @@ def claim(work_id: int) -> Work | None:
     return work
 
 
+def claim_together(work_id: int, *, most: int) -> list[Work]:
+    """Lease a piece of work and, with it, others of its stage that nobody has tried yet.
+
+    At most `most` in all; none where `claim` gives none. What was tried before goes alone: if it
+    takes its worker down, it takes no neighbour's attempt with it.
+    """
+    first = claim(work_id)
+    if first is None:
+        return []
+    if first.attempts > 1:
+        return [first]
+    with transaction.atomic(durable=True):
+        waiting = Work.objects.select_for_update(skip_locked=True).filter(
+            stage=first.stage, attempts=0, lease_until__isnull=True
+        )
+        others = list(waiting.order_by("pk")[: most - 1])
+        for work in others:
+            work.attempts += 1
+            work.fencing_token += 1
+            work.lease_until = timezone.now() + LEASE
+        Work.objects.bulk_update(others, ["attempts", "fencing_token", "lease_until"])
+    return [first, *others]
+
+
+@contextmanager
+def attempting(*works: Work) -> Iterator[None]:
+    """Give the leases back where an attempt fails: the rows say what is still due."""
+    try:
+        yield
+    except LeaseLost:
+        for work in works:
+            log.warning("work %s was taken over; its result here is void", work.pk)
+    except Exception:
+        for work in works:
+            release(work)
+            log.exception("work %s on image %s failed", work.pk, work.image_id)
+
+
 @contextmanager
 def settling(work: Work) -> Iterator[Image]:
     """The transaction in which a result is written: the image, locked, and the work row's end.

@@ -7,18 +7,17 @@ from uuid import UUID
 
 import numpy as np
 
-from retrieval import access, index, storage
+from retrieval import access, index
 from retrieval.errors import CloisterError, EncoderUnavailable, NeedsReview, Reason, Rejected
 from retrieval.models import EncoderVersion, PrivacyProfile, State
 from retrieval.models import Image as StoredImage
 from retrieval.models.image import Region
 from retrieval.queue import QueryVectors, ToEncode, Waiting
-from retrieval.storage import Form
 from workers.decode.limits import Limits
-from workers.decode.sandbox import decode
 from workers.encode.encoder import Encoder, Pixels
+from workers.previews import pixels_of
 from workers.remembered import RememberedWords
-from workers.stages import OWN_PICTURE, deidentified, embed, encoder_of
+from workers.stages import deidentified, embed, encoder_of
 
 log = logging.getLogger("cloister.query")
 
@@ -87,7 +86,7 @@ def _stored_pixels(collection_id: int, image_id: UUID, region: Region | None) ->
         ).first()
     if image is None:
         raise EncoderUnavailable("a stored image of the query is no longer there")
-    pixels = decode(storage.read(image, Form.PREVIEW), limits=OWN_PICTURE).pixels
+    pixels = pixels_of(image)
     return cut_out(pixels, region, scale=pixels.shape[1] / (image.width or pixels.shape[1]))
 
 

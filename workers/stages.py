@@ -5,8 +5,10 @@ again, and all that the rest of the appliance ever sees.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -26,11 +28,9 @@ from retrieval.models import (
     Work,
 )
 from retrieval.models import Image as StoredImage
-from retrieval.models.image import Region
 from retrieval.storage import Form
 from workers import videos
 from workers.decode.dicom import MEDIA_TYPE as DICOM
-from workers.decode.limits import Limits
 from workers.decode.sandbox import decode
 from workers.deidentify import derivative
 from workers.deidentify.dicom.origin import Origin, origin_of
@@ -40,15 +40,14 @@ from workers.deidentify.reviewed import boxes_of, cover_reviewed, rows_of
 from workers.deidentify.verdict import Boxes, Deidentified, Profile, detectors_for, still_found
 from workers.deidentify.verdict import deidentify as deidentify_pixels
 from workers.encode import regions
+from workers.encode.batches import vectors_of
 from workers.encode.device import share_cores
-from workers.encode.encoder import Encoder, Pixels, encode_all
+from workers.encode.encoder import Encoder, Pixels, Vectors
 from workers.encode.registry import EMBEDDED, is_private_head, load
 from workers.perceptual_hash import perceptual_hash
+from workers.previews import Shown
 
 log = logging.getLogger("cloister.stages")
-
-# A long thin picture's preview may be thinner than what is accepted at the door.
-OWN_PICTURE = Limits(min_side=1)
 
 
 def deidentify(work: Work) -> None:
@@ -175,46 +174,80 @@ def _record_origin(image: StoredImage, origin: Origin) -> None:
     image.save(update_fields=["subject", "modality", "taken_on", "study"])
 
 
-def encode(work: Work) -> None:
-    """Encode the stored de-identified preview, never the original, and index the vector.
+def encode(works: Sequence[Work]) -> None:
+    """Encode stored de-identified previews together, never originals, and index the vectors.
 
-    Encoders that are not live yet fill in the shadow of the one that is; one that fails holds
-    nothing up, and its image stays among those it still has to see.
+    One that fails gives its lease back and is no other's failure. Encoders that are not live yet
+    fill in the shadow of the one that is; one that fails holds nothing up, and its image stays
+    among those it still has to see.
     """
+    if not works:
+        return
+    live = index.live_encoder()
+    due = [_due(work) for work in works]
+    indexed = []
+    for each, vectors in zip(due, _vectors(encoder_of(live), due), strict=True):
+        with outbox.attempting(each.work):
+            rows = _found(vectors)
+            with outbox.settling(each.work) as image:
+                index.hold_live(live)
+                _store(image, each, rows, live)
+                outbox.settle(image, State.INDEXED)
+            indexed.append(each)
+    for shadow in EncoderVersion.objects.filter(live=False, retired_at__isnull=True):
+        try:
+            _fill(shadow, indexed)
+        except Exception:
+            log.exception("encoder %s sees no images", shadow.pk)
+
+
+@dataclass(frozen=True)
+class _Due:
+    """An image that is due to be encoded. parts_from: how its parts are chosen, if it has any."""
+
+    work: Work
+    shown: Shown
+    parts_from: str
+
+
+def _due(work: Work) -> _Due:
     with access.processing(work.collection_id):
         image = StoredImage.objects.get(pk=work.image_id)
         finds_parts = Collection.objects.get(pk=work.collection_id).finds_parts
-    live = index.live_encoder()
-    pixels = decode(storage.read(image, Form.PREVIEW), limits=OWN_PICTURE).pixels
-    detectors = regions.object_detectors() if finds_parts else ()
-    chosen = regions.how_chosen(detectors) if finds_parts else ""
-    parts = regions.parts_of(pixels, detectors) if finds_parts else []
-    vector, part_vectors = _with_parts(encoder_of(live), pixels, parts, image)
-    with outbox.settling(work) as image:
-        index.hold_live(live)
-        index.store(image, vector, encoder=live, parts=part_vectors, parts_from=chosen)
-        outbox.settle(image, State.INDEXED)
-    for shadow in EncoderVersion.objects.filter(live=False, retired_at__isnull=True):
+    if not finds_parts:
+        return _Due(work, Shown(image, None), "")
+    detectors = regions.object_detectors()
+    return _Due(work, Shown(image, detectors), regions.how_chosen(detectors))
+
+
+def _vectors(encoder: Encoder, due: Sequence[_Due]) -> Iterator[Vectors | Exception]:
+    """Of each image: the whole's row and one for each of its parts, or what it failed of."""
+    return vectors_of(encoder, [partial(each.shown.pictures, encoder.side) for each in due])
+
+
+def _found(vectors: Vectors | Exception) -> Vectors:
+    """Raises what there is instead."""
+    if isinstance(vectors, Exception):
+        raise vectors
+    return vectors
+
+
+def _store(image: StoredImage, due: _Due, vectors: Vectors, encoder: EncoderVersion) -> None:
+    whole, *rest = vectors
+    parts = list(zip(due.shown.parts, rest, strict=True))
+    index.store(image, whole, encoder=encoder, parts=parts, parts_from=due.parts_from)
+
+
+def _fill(shadow: EncoderVersion, indexed: Sequence[_Due]) -> None:
+    for each, vectors in zip(indexed, _vectors(encoder_of(shadow), indexed), strict=True):
+        image = each.shown.image
         try:
-            vector, part_vectors = _with_parts(encoder_of(shadow), pixels, parts, image)
+            rows = _found(vectors)
             with access.processing(image.collection_id):
-                index.store(image, vector, encoder=shadow, parts=part_vectors, parts_from=chosen)
+                image.refresh_from_db(fields=["state"])
+                _store(image, each, rows, shadow)
         except Exception:
             log.exception("encoder %s has not seen image %s", shadow.pk, image.pk)
-
-
-def _with_parts(
-    encoder: Encoder, pixels: Pixels, parts: Sequence[Region], image: StoredImage
-) -> tuple[np.ndarray, list[tuple[Region, np.ndarray]]]:
-    """The vectors of an image, of whose preview these are the pixels, and of parts of that.
-
-    All in one batch. The parts are returned in the image's own pixels.
-    """
-    whole, *vectors = encode_all(encoder, [pixels, *(regions.cut(pixels, part) for part in parts)])
-    height, width = pixels.shape[:2]
-    size = (image.width or width, image.height or height)
-    boxes = [regions.in_image(part, (width, height), size) for part in parts]
-    return whole, list(zip(boxes, vectors, strict=True))
 
 
 def embed(encoder: Encoder, pixels: Pixels) -> np.ndarray:

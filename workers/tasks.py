@@ -4,10 +4,11 @@ import logging
 from collections.abc import Callable
 
 from retrieval import look, outbox, queue
-from retrieval.errors import AccessDenied, LeaseLost
+from retrieval.errors import AccessDenied
 from retrieval.models import Stage, Work
 from retrieval.queue import app
 from workers import originals, query, stages
+from workers.encode.batches import batch_size
 
 log = logging.getLogger("cloister.tasks")
 
@@ -24,7 +25,10 @@ def cover(work_id: int) -> None:
 
 @app.task(name=Stage.ENCODE.value)
 def encode(work_id: int) -> None:
-    _run(work_id, stages.encode)
+    """Takes along what else waits to be encoded; its own nudges then find nothing left to do."""
+    works = outbox.claim_together(work_id, most=batch_size())
+    with outbox.attempting(*works):
+        stages.encode(works)
 
 
 @app.task(name=queue.ENCODE_QUERY)
@@ -47,14 +51,8 @@ def show_original(reply_to: str, actor_id: int, collection_id: int, image_id: st
 
 
 def _run(work_id: int, do: Callable[[Work], None]) -> None:
-    """Claim, do, and give the lease back where it failed: the row says what is still due."""
     work = outbox.claim(work_id)
     if work is None:
         return
-    try:
+    with outbox.attempting(work):
         do(work)
-    except LeaseLost:
-        log.warning("work %s was taken over; its result here is void", work_id)
-    except Exception:
-        outbox.release(work)
-        log.exception("work %s on image %s failed", work_id, work.image_id)

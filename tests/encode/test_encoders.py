@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import open_clip
@@ -10,11 +11,13 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from torch import nn
 
 from retrieval.errors import NoTextTower
 from workers.encode.classic import ClassicEncoder
 from workers.encode.embedded import EmbeddedEncoder
 from workers.encode.encoder import Encoder, Pixels, encode_all
+from workers.encode.image_network import Normalised
 from workers.encode.openclip import OpenClipEncoder
 from workers.encode.timm_backbone import TimmEncoder
 
@@ -134,11 +137,13 @@ def test_an_encoder_of_images_only_says_so_when_asked_for_words(timm_folder: Pat
 
 def test_a_backbone_s_own_mean_and_scale_are_used(timm_folder: Path) -> None:
     encoder = TimmEncoder("random", timm_folder)
+    stated = cast(Normalised, encoder.image_network)
+    stated.network = nn.Identity()
 
-    batch = encoder.preprocess([np.full((20, 30, 3), 255, np.uint8)])
+    white = stated(encoder.preprocess([np.full((20, 30, 3), 255, np.uint8)]))
 
-    assert batch.shape[1] == 3
-    assert torch.allclose(batch, torch.tensor(2.0))
+    assert white.shape == (1, 3, encoder.side, encoder.side)
+    assert torch.allclose(white, torch.tensor(2.0))
 
 
 def test_classic_features_tell_colour_edges_and_texture_apart() -> None:

@@ -135,3 +135,54 @@ def test_failed_work_is_due_again_after_a_pause(work: Work, broker: redis.Redis)
 def test_work_outside_the_transaction_that_makes_it_due_is_refused() -> None:
     with pytest.raises(RuntimeError):
         outbox.add(Image(collection=Collection(pk=1)), Stage.ENCODE)
+
+
+def due_together(count: int) -> list[int]:
+    """So many pieces of work of one stage, in one collection."""
+    collection = make_collection(name="together")
+    images = [make_image(collection, state=State.DEIDENTIFIED) for _ in range(count)]
+    with access.acting_as(operator(), Purpose.ADMINISTRATION):
+        for image in images:
+            outbox.add(image, Stage.ENCODE)
+    with database.role("worker"):
+        due = Work.objects.filter(stage=Stage.ENCODE).order_by("pk")
+        return list(due.values_list("pk", flat=True))
+
+
+def test_what_waits_is_leased_together_and_each_attempt_is_counted(broker: redis.Redis) -> None:
+    first, *rest = due_together(4)
+    with database.role("worker"):
+        leased_elsewhere = outbox.claim(rest[0])
+        together = outbox.claim_together(first, most=2)
+
+        assert [work.pk for work in together] == [first, rest[1]]
+        assert all(work.attempts == work.fencing_token == 1 for work in together)
+        assert leased_elsewhere is not None
+        assert outbox.claim_together(rest[1], most=2) == []
+        assert [work.pk for work in outbox.claim_together(rest[2], most=9)] == [rest[2]]
+
+
+def test_what_was_tried_before_takes_no_neighbour_s_attempt_with_it(broker: redis.Redis) -> None:
+    killer, *rest = due_together(3)
+    with database.role("worker"):
+        together = outbox.claim_together(killer, most=3)
+        Work.objects.update(lease_until=timezone.now() - timedelta(seconds=1))  # its worker died
+
+        assert len(together) == 3
+        for work_id in (killer, *rest):
+            assert [work.pk for work in outbox.claim_together(work_id, most=3)] == [work_id]
+
+
+def test_an_attempt_that_fails_gives_back_what_is_not_done(broker: redis.Redis) -> None:
+    done, left = due_together(2)
+    with database.role("worker"):
+        works = outbox.claim_together(done, most=2)
+        with outbox.attempting(*works):
+            with outbox.settling(works[0]):
+                pass
+            raise ZeroDivisionError
+
+        kept = Work.objects.get(stage=Stage.ENCODE)
+        assert kept.pk == left
+        assert kept.lease_until is not None
+        assert kept.lease_until < timezone.now() + outbox.BACKOFF * 2

@@ -52,7 +52,7 @@ DIGEST = "c" * 64
 class Colours:
     """Two towers of 12 dimensions that agree roughly: pictures by colour, words by numbers."""
 
-    name, dimensions, digest, licence = "colours", 12, DIGEST, "none"
+    name, dimensions, side, digest, licence = "colours", 12, 1, DIGEST, "none"
 
     def __init__(self) -> None:
         generator = np.random.default_rng(7)

@@ -30,6 +30,7 @@ from tests.deidentify.writing import written
 from tests.factories import make_collection, make_encoder, make_image, operator, png
 from workers import stages, tasks
 from workers.decode.sandbox import decode
+from workers.deidentify.derivative import encode_preview
 from workers.deidentify.faces import union
 from workers.deidentify.verdict import Detectors, Profile
 from workers.encode.encoder import Encoder
@@ -236,6 +237,30 @@ def test_a_worker_that_was_taken_over_replaces_no_picture(portrait: Image, worke
         stages.deidentify(slow)
 
     assert storage.path_of(portrait.pk, Form.PREVIEW).read_bytes() == reviewed
+
+
+def test_images_that_wait_are_encoded_together_and_one_s_loss_is_no_other_s(
+    portrait: Image, encoder: Encoder
+) -> None:
+    preview = encode_preview(np.zeros((40, 60, 3), np.uint8))
+    with database.role("web"):
+        other = make_image(make_collection(), state=State.DEIDENTIFIED, preview=preview)
+        lost = make_image(make_collection(), state=State.DEIDENTIFIED)
+    run(Stage.DEIDENTIFY)
+    for image in (other, lost):
+        with access.processing(image.collection_id):
+            Work.objects.create(image=image, collection_id=image.collection_id, stage=Stage.ENCODE)
+
+    tasks.encode(Work.objects.get(stage=Stage.ENCODE, image_id=portrait.pk).pk)
+
+    states = {image.pk: fresh(image).state for image in (portrait, other, lost)}
+    assert states == {
+        portrait.pk: State.INDEXED,
+        other.pk: State.INDEXED,
+        lost.pk: State.DEIDENTIFIED,
+    }
+    left = Work.objects.get()
+    assert (left.image_id, left.attempts) == (lost.pk, 1)
 
 
 def test_a_long_thin_picture_is_indexed(encoder: Encoder, tmp_path: Path) -> None:

@@ -72,8 +72,10 @@ def preload() -> None:
     pi_heif.register_heif_opener(thumbnails=False, decode_threads=1, aux_images=False)
 
 
-def open_raster(content: bytes, limits: Limits) -> Picture:
+def open_raster(content: bytes, limits: Limits, *, side: int | None = None) -> Picture:
     """Recognise and measure a picture by its header.
+
+    side: pixels that a JPEG's shorter side must keep, where less than its whole detail is wanted.
 
     Raises Rejected: NOT_AN_IMAGE if no accepted format knows it; TRUNCATED, TOO_SMALL,
     TOO_MANY_PIXELS, DECODE_FAILED, DECODE_MEMORY. `paint` of the result raises the same.
@@ -100,6 +102,10 @@ def open_raster(content: bytes, limits: Limits) -> Picture:
     except _DAMAGE as exc:
         raise Rejected(_damage(content, str(exc))) from exc
     check_size(image.height, image.width, frames, limits)
+    if side is not None:
+        # JPEG alone knows how: the inverse transform of each 8×8 block leaves out the high
+        # frequencies. Other formats keep their size.
+        image.draft(None, (side, side))
     # Pillow turns a TIFF itself, and has swapped its sides already.
     if orientation not in _TRANSPOSES or image.format == "TIFF":
         orientation = 1

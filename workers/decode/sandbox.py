@@ -24,7 +24,7 @@ from workers.decode.limits import Limits
 from workers.decode.picture import WHOLE_PIXELS, Pixels, reduced
 from workers.decode.protection import Protection
 
-__all__ = ["Decoded", "Limits", "Protection", "decode", "protection", "result_of"]
+__all__ = ["Decoded", "Limits", "Protection", "decode", "decode_reduced", "protection", "result_of"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ZYGOTE = (sys.executable, "-m", "workers.decode.zygote")
@@ -66,8 +66,22 @@ def decode(content: bytes, *, limits: Limits = Limits()) -> Decoded:  # noqa: B0
     NO_PIXELS, DECODE_FAILED, DECODE_MEMORY or DECODE_TIMEOUT; ServicesUnavailable if no decoder
     process can be kept running (a retry may help). Safe to call from several threads.
     """
+    return _decoded(content, wire.pack_request(limits), limits)
+
+
+def decode_reduced(content: bytes, side: int, *, limits: Limits = Limits()) -> Pixels:  # noqa: B008
+    """Return the picture with a half, a quarter or an eighth of the pixels along each side.
+
+    Of a JPEG whose shorter side keeps `side` pixels then; whole otherwise. Only for pixels that
+    are de-identified: what is looked for in a picture may be gone in this one. Raises as `decode`.
+    """
+    request = wire.pack_request(limits) + wire.pack_reduced(wire.Reduced(side))
+    return _decoded(content, request, limits).pixels
+
+
+def _decoded(content: bytes, request: bytes, limits: Limits) -> Decoded:
     room = wire.result_bytes(1, limits.max_pixels)
-    with result_of(content, wire.pack_request(limits), room, limits) as result_fd:
+    with result_of(content, request, room, limits) as result_fd:
         return _read(result_fd, limits)
 
 

@@ -37,18 +37,27 @@ CHILD_REASONS = frozenset(
 
 # memory_bytes, cpu_s, wall_s, max_pixels, max_frames, max_side, min_side
 _REQUEST = struct.Struct("<QIdQIII")
+_REDUCED = struct.Struct("<I")
 # magic, reason, height, width, frames, media type, burned in, copied screen, modality
 _HEADER = struct.Struct("<8s32sIIIBBB16s")
 _MAGIC = b"CLOISTR1"
 _BURNED_IN = (None, False, True)
 
 REQUEST_BYTES = _REQUEST.size
+REDUCED_BYTES = _REDUCED.size
 # Pixels start on a page of their own.
 HEADER_BYTES = 4096
 
 
 class MalformedAnswerError(Exception):
     """The child's answer breaks the layout."""
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """Asked behind the limits: less detail will do, if the shorter side keeps `side` pixels."""
+
+    side: int
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,16 @@ def pack_request(limits: Limits) -> bytes:
 def unpack_request(raw: bytes) -> Limits:
     """Read `pack_request`'s bytes back."""
     return Limits(*_REQUEST.unpack(raw))
+
+
+def pack_reduced(asked: Reduced) -> bytes:
+    """Return the wish as REDUCED_BYTES bytes."""
+    return _REDUCED.pack(asked.side)
+
+
+def unpack_reduced(raw: bytes) -> Reduced:
+    """Read `pack_reduced`'s bytes back."""
+    return Reduced(*_REDUCED.unpack(raw))
 
 
 def result_bytes(height: int, width: int) -> int:

@@ -6,8 +6,8 @@ itself, with its threads and models, is never forked. Once it is ready it says i
 well a child of its own was confined (a `Protection`, 0 for not at all), and ends when the other
 end is closed.
 
-A request is one message: the limits, what is asked if the file is a video or
-its stored values are wanted, and three descriptors:
+A request is one message: the limits, what is asked if the file is a video, its stored values are
+wanted or less detail will do, and three descriptors:
 the file's content, a memory file for the result, and a socket on which two bytes answer how the
 child ended.
 """
@@ -54,13 +54,16 @@ class Child:
     deadline: float
 
 
-def open_picture(file: BinaryIO, limits: Limits) -> Picture:
-    """Recognise what the file is. Raises what the readers raise."""
+Asked = reel.Asked | values.Asked | wire.Reduced | None
+
+
+def open_picture(file: BinaryIO, limits: Limits, *, side: int | None = None) -> Picture:
+    """Recognise what the file is; `side` as for `open_raster`. Raises what the readers raise."""
     head = file.read(256)
     file.seek(0)
     if not dicom.is_dicom(head):
         try:
-            return raster.open_raster(file.read(), limits)
+            return raster.open_raster(file.read(), limits, side=side)
         except Rejected as exc:
             if exc.reason is not Reason.NOT_AN_IMAGE or not dicom.may_be_bare_dicom(head):
                 raise
@@ -68,10 +71,12 @@ def open_picture(file: BinaryIO, limits: Limits) -> Picture:
     return dicom.open_dicom(file, limits)
 
 
-def decode_into(result_fd: int, content_fd: int, limits: Limits) -> None:
+def decode_into(
+    result_fd: int, content_fd: int, limits: Limits, *, side: int | None = None
+) -> None:
     """Decode one file; write the answer, and pixels if there are any, into the result."""
     header = map_shared(result_fd, wire.HEADER_BYTES)
-    answer = wire.pack_answer(_decode(result_fd, content_fd, limits))
+    answer = wire.pack_answer(_decode(result_fd, content_fd, limits, side))
     header[: len(answer)] = np.frombuffer(answer, np.uint8)
 
 
@@ -110,10 +115,10 @@ def take_values_into(result_fd: int, content_fd: int, limits: Limits, asked: val
     header[: len(answer)] = np.frombuffer(answer, np.uint8)
 
 
-def _decode(result_fd: int, content_fd: int, limits: Limits) -> wire.Answer:
+def _decode(result_fd: int, content_fd: int, limits: Limits, side: int | None) -> wire.Answer:
     try:
         with open(content_fd, "rb", closefd=False) as file:
-            picture = open_picture(file, limits)
+            picture = open_picture(file, limits, side=side)
             result = map_shared(result_fd, wire.result_bytes(picture.height, picture.width))
             shape = (picture.height, picture.width, 3)
             picture.paint(result[wire.HEADER_BYTES :].reshape(shape))
@@ -140,7 +145,7 @@ def run_child(
     result_fd: int,
     limits: Limits,
     protection: Protection,
-    asked: reel.Asked | values.Asked | None,
+    asked: Asked,
 ) -> NoReturn:
     """Confine this freshly forked process, decode, and end."""
     status = 1
@@ -151,6 +156,8 @@ def run_child(
         if confine(limits) or protection < Protection.LANDLOCKED:
             if asked is None:
                 decode_into(result_fd, content_fd, limits)
+            elif isinstance(asked, wire.Reduced):
+                decode_into(result_fd, content_fd, limits, side=asked.side)
             elif isinstance(asked, values.Asked):
                 take_values_into(result_fd, content_fd, limits, asked)
             else:
@@ -197,10 +204,12 @@ def serve(control: socket.socket, protection: Protection) -> None:
             children[child.pid] = child
 
 
-def _question(raw: bytes) -> reel.Asked | values.Asked | None:
+def _question(raw: bytes) -> Asked:
     """Tell the questions apart by their length: they come from the worker, not from a file."""
     if not raw:
         return None
+    if len(raw) == wire.REDUCED_BYTES:
+        return wire.unpack_reduced(raw)
     return values.unpack_asked(raw) if len(raw) == values.ASKED_BYTES else reel.unpack_asked(raw)
 
 
@@ -208,7 +217,7 @@ def _fork(
     limits: Limits,
     descriptors: list[int],
     protection: Protection,
-    asked: reel.Asked | values.Asked | None,
+    asked: Asked,
 ) -> Child:
     content_fd, result_fd, reply_fd = descriptors
     deadline = time.monotonic() + limits.wall_s

@@ -42,6 +42,7 @@ class ClassicEncoder:
         + EDGE_CELLS**2 * EDGE_BINS
         + TEXTURE_CELLS**2 * (TEXTURE_POINTS + 2)
     )
+    side = SIDE
     digest = combined_digest([CLASSIC, RECIPE])
     licence = "Apache-2.0"
 

@@ -136,7 +136,7 @@ class EfficientNetLite(nn.Module):
         self.classifier = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """batch: (N, 3, SIDE, SIDE) from `preprocess`. Returns (N, WIDTH, 7, 7)."""
+        """batch: (N, 3, SIDE, SIDE), in [-1, 1]. Returns (N, WIDTH, 7, 7)."""
         return self.head(self.stages(self.stem(batch)))  # type: ignore[no-any-return]
 
 
@@ -156,7 +156,7 @@ def load(variant: Variant) -> EfficientNetLite:
 
 
 def preprocess(images: Sequence[Pixels]) -> torch.Tensor:
-    """Return (N, 3, SIDE, SIDE) float32 in [-1, 1].
+    """Return (N, 3, SIDE, SIDE) uint8.
 
     The whole picture is squeezed into the square: a centre crop would make what lies at the
     edge unfindable.
@@ -165,8 +165,7 @@ def preprocess(images: Sequence[Pixels]) -> torch.Tensor:
         np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
         for image in images
     ]
-    batch = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
-    return batch.float().sub_(127.5).div_(127.5)
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
 
 
 def _folded(published: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:

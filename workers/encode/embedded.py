@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from workers.encode import joint_space
+from workers.encode import efficientnet_lite, joint_space
 from workers.encode.device import best_device, busy_when_out_of_memory
 from workers.encode.encoder import Pixels, Vectors
+from workers.encode.image_network import unit_rows
 from workers.encode.registry import EMBEDDED
 from workers.encode.towers import ImageTower, TextTower
 from workers.encode.weights_file import combined_digest, read_verified
@@ -25,6 +27,7 @@ class EmbeddedEncoder:
 
     name = EMBEDDED
     dimensions = joint_space.DIMENSIONS
+    side = efficientnet_lite.SIDE
     digest = combined_digest([ImageTower.digest, TextTower.digest, PROJECTION_SHA256])
     licence = LICENCE
 
@@ -34,21 +37,16 @@ class EmbeddedEncoder:
         content = read_verified(PROJECTION_FILE, PROJECTION_SHA256)
         self._space = joint_space.from_bytes(content).to(self._device)
         self._image_tower = ImageTower(self._device)
+        self.image_network = _ImageNetwork(self._image_tower, self._space)
         self._text_tower = TextTower(self._device)
 
     def preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:
-        """See Encoder: (N, 3, 224, 224) float32."""
+        """See Encoder."""
         return self._image_tower.preprocess(images)
 
-    @torch.inference_mode()
     def encode_images(self, batch: torch.Tensor) -> Vectors:
         """See Encoder. An image and its mirror image have the same vector."""
-        with busy_when_out_of_memory():
-            batch = batch.to(self._device)
-            tower = self._image_tower
-            plain, mirrored = tower.grid(batch), tower.grid(batch.flip(3))
-            classes = (tower.classes(plain) + tower.classes(mirrored)) / 2
-            return self._space.images(plain, mirrored, classes).cpu().numpy()
+        return unit_rows(self.image_network, batch, self._device)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
@@ -57,3 +55,17 @@ class EmbeddedEncoder:
             return np.zeros((0, self.dimensions), np.float32)
         with busy_when_out_of_memory():
             return self._space.texts(*self._text_tower.states(texts)).cpu().numpy()
+
+
+class _ImageNetwork(nn.Module):
+    """Both towers on an image and its mirror image, and the space they meet in."""
+
+    def __init__(self, tower: ImageTower, space: joint_space.JointSpace) -> None:
+        super().__init__()
+        self.tower, self.space = tower, space
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """batch: (N, 3, 224, 224) uint8. Returns unit (N, DIMENSIONS)."""
+        plain, mirrored = self.tower.grid(batch), self.tower.grid(batch.flip(3))
+        classes = (self.tower.classes(plain) + self.tower.classes(mirrored)) / 2
+        return self.space.images(plain, mirrored, classes)

@@ -35,6 +35,10 @@ class Encoder(Protocol):
     def dimensions(self) -> int: ...
 
     @property
+    def side(self) -> int:
+        """Pixels along each side of what `preprocess` makes: more detail than that is not seen."""
+
+    @property
     def digest(self) -> str:
         """sha256, 64 hex digits, over every weight and vocabulary file that shapes a vector."""
 
@@ -43,7 +47,7 @@ class Encoder(Protocol):
         """What the weights may be used for, as their publishers say it."""
 
     def preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:
-        """Return the batch `encode_images` expects: (N, 3, S, S) on the CPU.
+        """Return the batch `encode_images` expects: (N, 3, side, side) uint8 on the CPU.
 
         Holds no model state: loader threads may call it while the device encodes.
         """
@@ -61,21 +65,25 @@ class Encoder(Protocol):
         """
 
 
-def encode_all(encoder: Encoder, images: Sequence[Pixels], *, batch_size: int = 16) -> Vectors:
-    """Embed any number of images, halving the batch while the device is busy.
+def encode_batch(encoder: Encoder, batch: torch.Tensor) -> Vectors:
+    """Embed one batch from `preprocess`, in halves where the device is too busy for the whole.
 
     Raises DeviceBusy only if a single image does not fit.
     """
+    try:
+        return encoder.encode_images(batch)
+    except DeviceBusy:
+        if len(batch) == 1:
+            raise
+        half = len(batch) // 2
+        halves = [encode_batch(encoder, part) for part in (batch[:half], batch[half:])]
+        return np.concatenate(halves)
+
+
+def encode_all(encoder: Encoder, images: Sequence[Pixels], *, batch_size: int = 16) -> Vectors:
+    """Embed any number of images that are in memory. Raises DeviceBusy as `encode_batch`."""
     rows = [np.zeros((0, encoder.dimensions), np.float32)]
-    start = 0
-    while start < len(images):
-        chunk = images[start : start + batch_size]
-        try:
-            rows.append(encoder.encode_images(encoder.preprocess(chunk)))
-        except DeviceBusy:
-            if batch_size == 1:
-                raise
-            batch_size //= 2
-            continue
-        start += len(chunk)
+    for start in range(0, len(images), batch_size):
+        batch = encoder.preprocess(images[start : start + batch_size])
+        rows.append(encode_batch(encoder, batch))
     return np.concatenate(rows)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub.constants
+import numpy as np
 import open_clip
 import safetensors.torch
 import torch
@@ -21,6 +22,7 @@ from retrieval.errors import ModelRefused
 from workers.encode import model_folder
 from workers.encode.device import best_device, busy_when_out_of_memory
 from workers.encode.encoder import Pixels, Vectors
+from workers.encode.image_network import Normalised, placed, unit_rows
 
 # open_clip fetches a missing tokenizer or text configuration; here that must fail instead. Set
 # on the module because the environment variable is read only once, perhaps before this import.
@@ -56,25 +58,39 @@ class OpenClipEncoder:
         self.digest = model_folder.digest_of(files)
         architecture = _architecture(folder, config)
         try:
-            model, _, self._transform = open_clip.create_model_and_transforms(
+            model, _, transform = open_clip.create_model_and_transforms(
                 architecture, load_weights=False, pretrained_text=False
             )
             self._tokenizer = open_clip.get_tokenizer(architecture)
             model.load_state_dict(safetensors.torch.load(weights))
         except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as exc:
             raise ModelRefused(f"the files of {name} are not a model open_clip can build") from exc
-        self._model = model.to(self._device).eval().requires_grad_(False)
+        # Ends in ToTensor and Normalize, which are done on the device here.
+        steps = list(cast(Any, transform).transforms)
+        self._cut: list[Any] = steps[:-2]
+        normalise = steps[-1]
+        self.image_network = placed(
+            Normalised(model.visual, normalise.mean, normalise.std), self._device
+        )
+        self._model: Any = placed(model, self._device)
+        self.side = self.preprocess([np.zeros((1, 1, 3), np.uint8)]).shape[-1]
         self.dimensions = self.encode_texts(["a"]).shape[1]
 
     def preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:
-        """See Encoder; size, crop and normalisation are the model's own."""
-        return torch.stack([self._transform(_not_too_elongated(image)) for image in images])
+        """See Encoder; size and crop are the model's own."""
+        return torch.from_numpy(np.stack([self._squared(image) for image in images])).permute(
+            0, 3, 1, 2
+        )
 
-    @torch.inference_mode()
+    def _squared(self, image: Pixels) -> Pixels:
+        picture = _not_too_elongated(image)
+        for step in self._cut:
+            picture = step(picture)
+        return np.asarray(picture)
+
     def encode_images(self, batch: torch.Tensor) -> Vectors:
         """See Encoder."""
-        with busy_when_out_of_memory():
-            return _unit_rows(self._model.encode_image(batch.to(self._device)))
+        return unit_rows(self.image_network, batch, self._device)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Vectors:

@@ -42,6 +42,7 @@ class PrivateHead:
         """Raises ModelRefused if the head is missing, altered or does not fit the base."""
         self.name = name
         self.dimensions = base.dimensions
+        self.side = base.side
         self.licence = base.licence
         self.digest = digest_of(config)
         self._base = base

@@ -16,12 +16,12 @@ import timm
 import torch
 from PIL import Image
 from torch import nn
-from torch.nn import functional
 
 from retrieval.errors import ModelRefused, NoTextTower
 from workers.encode import model_folder
-from workers.encode.device import best_device, busy_when_out_of_memory
+from workers.encode.device import best_device
 from workers.encode.encoder import Pixels, Vectors
+from workers.encode.image_network import Normalised, placed, unit_rows
 
 CONFIG_FILE = "config.json"
 MAX_SIDE = 1024  # pixels; no published backbone reads larger ones
@@ -55,30 +55,26 @@ class TimmEncoder:
         self.digest = model_folder.digest_of(files)
         model = _built(config, weights)
         given = _input(_published(model) | stated)
-        self._side, self._mean, self._scale, self._resample = given
-        self._model = model.to(self._device).eval().requires_grad_(False)
+        self.side, mean, scale, self._resample = given
+        self.image_network = placed(Normalised(model, mean, scale), self._device)
+        empty = torch.zeros(1, 3, self.side, self.side, dtype=torch.uint8)
         try:
-            self.dimensions = self.encode_images(torch.zeros(1, 3, self._side, self._side)).shape[1]
+            self.dimensions = self.encode_images(empty).shape[1]
         except (RuntimeError, AssertionError, IndexError) as exc:
             raise ModelRefused("the backbone gives no vector for an image of that size") from exc
 
     def preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:
         """See Encoder. The whole picture is squeezed into the square: a centre crop would make
         what lies at the edge unfindable."""
-        size = (self._side, self._side)
+        size = (self.side, self.side)
         resized = [
             np.asarray(Image.fromarray(image).resize(size, self._resample)) for image in images
         ]
-        batch = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 255
-        return (batch - self._mean) / self._scale
+        return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
 
-    @torch.inference_mode()
     def encode_images(self, batch: torch.Tensor) -> Vectors:
         """See Encoder."""
-        with busy_when_out_of_memory():
-            features = self._model(batch.to(self._device)).float()
-            found: Vectors = functional.normalize(features, dim=1).cpu().numpy()
-            return found
+        return unit_rows(self.image_network, batch, self._device)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Raises NoTextTower."""
@@ -117,15 +113,18 @@ def _without(parts: Iterable[str], state: dict[str, torch.Tensor]) -> dict[str, 
     return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
 
 
-def _input(stated: Mapping[str, Any]) -> tuple[int, torch.Tensor, torch.Tensor, Image.Resampling]:
-    """Side in pixels, mean and scale (3, 1, 1) of the channels. Raises ModelRefused."""
+def _input(
+    stated: Mapping[str, Any],
+) -> tuple[int, list[float], list[float], Image.Resampling]:
+    """Side in pixels, mean and scale of the three channels. Raises ModelRefused."""
     try:
         channels, height, width = stated["input_size"]
-        mean, scale = (torch.tensor(stated[key]).view(3, 1, 1) for key in ("mean", "std"))
+        mean, scale = ([float(value) for value in stated[key]] for key in ("mean", "std"))
         resample = INTERPOLATIONS[stated.get("interpolation", "bicubic")]
         is_fit = channels == 3 and height == width and 1 <= int(side := width) <= MAX_SIDE  # noqa: PLR2004
     except (KeyError, TypeError, ValueError, RuntimeError) as exc:
         raise ModelRefused(f"{CONFIG_FILE} does not say what its input looks like") from exc
-    if not is_fit or not bool((scale > 0).all()):
+    is_fit = is_fit and len(mean) == len(scale) == channels
+    if not is_fit or min(scale) <= 0:
         raise ModelRefused(f"{CONFIG_FILE} asks for an input that is no square RGB image")
-    return int(side), mean.float(), scale.float(), resample
+    return int(side), mean, scale, resample

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from workers.encode import efficientnet_lite, minilm
@@ -15,34 +17,35 @@ GRID = 3
 CLASS_TEMPERATURE = 2.0  # the published classifiers are surer than they are right; chosen on val
 
 
-class ImageTower:
+class ImageTower(nn.Module):
     """EfficientNet-Lite0 and -Lite2 side by side."""
 
     digest = combined_digest([efficientnet_lite.LITE0.sha256, efficientnet_lite.LITE2.sha256])
 
     def __init__(self, device: torch.device | None = None) -> None:
         """Raises ModelRefused if weights are missing or altered."""
-        self._networks = [
+        super().__init__()
+        self._networks = nn.ModuleList(
             efficientnet_lite.load(variant).to(device or torch.device("cpu"))
             for variant in (efficientnet_lite.LITE0, efficientnet_lite.LITE2)
-        ]
+        )
 
     def preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:
-        """Return (N, 3, 224, 224) float32 in [-1, 1]."""
+        """Return (N, 3, 224, 224) uint8."""
         return efficientnet_lite.preprocess(images)
 
-    @torch.inference_mode()
     def grid(self, batch: torch.Tensor) -> torch.Tensor:
         """batch: from `preprocess`. Returns (N, GRID × GRID, 2560), row by row."""
-        maps = torch.cat([network(batch) for network in self._networks], 1)
+        pixels = batch.float().sub(127.5).div(127.5)
+        maps = torch.cat([network(pixels) for network in self._networks], 1)
         return functional.adaptive_avg_pool2d(maps, GRID).flatten(2).transpose(1, 2)
 
-    @torch.inference_mode()
     def classes(self, grid: torch.Tensor) -> torch.Tensor:
         """grid: from `grid`. Returns (N, 1000), the mean classifier's ImageNet probabilities."""
         features = grid.mean(1).chunk(len(self._networks), 1)
         logits = [
-            network.classifier(part) for network, part in zip(self._networks, features, strict=True)
+            cast(nn.Linear, network.classifier)(part)
+            for network, part in zip(self._networks, features, strict=True)
         ]
         return (torch.stack(logits).mean(0) / CLASS_TEMPERATURE).softmax(1)
 
