@@ -51,6 +51,7 @@ MIDDLEWARE = [
     "appliance.web.middleware.DirectoryMiddleware",
     "appliance.web.middleware.SecondFactorMiddleware",
     "appliance.web.middleware.PasswordChangeMiddleware",
+    "appliance.web.middleware.HeldAccountMiddleware",
     "appliance.web.middleware.EveryAnswerIsRecordedMiddleware",
     "appliance.web.middleware.FailClosedMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.contrib.auth.models import Group
 from django.db import connection, transaction
-from django.db.models import Q
+from django.db.models import Exists, Q
 from django.utils import timezone
 
 from retrieval import audit
@@ -27,6 +27,7 @@ from retrieval.models import (
     Role,
     Scope,
     User,
+    holds_on,
 )
 from retrieval.models.collection import default_purposes
 from retrieval.models.grant import CAPABILITIES, Capability, roles_with
@@ -104,7 +105,7 @@ def collections_where(actor: User, purpose: Purpose, capability: Capability) -> 
         valid_from__lte=now,
         role__in=roles_with(capability),
         purposes__contains=[purpose],
-    )
+    ).exclude(Exists(holds_on(actor)))
     is_granted = Q(pk__in=grants.values("collection"), purposes__contains=[purpose])
     if purpose == Purpose.EMERGENCY and capability in CAPABILITIES[Role.SEARCHER]:
         is_granted |= Q(pk__in=opened_by_glass(actor))

@@ -5,37 +5,55 @@ hour that the database sets (migration 0011). Original pixels are opened so and 
 Whoever calls `break_glass` has just made sure again who is asking.
 """
 
-import logging
+from datetime import timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
-from django.conf import settings
-from django.core.mail import send_mail
 from django.db import connection
+from django.utils import timezone
 
-from retrieval import access, audit, keys
+from retrieval import access, audit, holds, keys, officer
 from retrieval.errors import AccessDenied, SecondPersonNeeded
-from retrieval.models import BreakGlass, Collection, Kind, Purpose, User, Verdict
-
-log = logging.getLogger("cloister.break_glass")
+from retrieval.models import (
+    Authenticator,
+    BreakGlass,
+    Collection,
+    Hold,
+    HoldReason,
+    Kind,
+    Purpose,
+    User,
+    Verdict,
+)
 
 RIGHT: Final = "retrieval.review_breakglass"
 """The privacy officer's: reads the reasons, closes what is open, says whether it was justified."""
 LEAST_REASON_CHARS: Final = 10
 MAX_REASON_CHARS: Final = 1000
+SETTLED_AFTER: Final = timedelta(days=1)
+"""How long an account has had a second factor before it opens anything in an emergency: who found
+a password would set one up on the spot, and its owner is to notice first."""
+
+
+def is_barred(actor: User) -> bool:
+    """Whether this account breaks no glass now: held, or its second factor is of today."""
+    settled = Authenticator.objects.filter(
+        user=actor, enrolled_at__lte=timezone.now() - SETTLED_AFTER
+    )
+    return Hold.objects.filter(user=actor, lifted_at=None).exists() or not settled.exists()
 
 
 def break_glass(name: str, *, reason: str, actor: User, originals: bool = False) -> BreakGlass:
     """Open the collection `name` to `actor` for a while. On the log, and told to the officer.
 
-    Raises AccessDenied, on the log as well, where there is no such collection or no active
-    account; ValueError where no reason is given; AuditUnavailable.
+    Raises AccessDenied, on the log as well, where there is no such collection, no active account,
+    or one that is barred; ValueError where no reason is given; AuditUnavailable.
     """
     reason = reason.strip()
     if not LEAST_REASON_CHARS <= len(reason) <= MAX_REASON_CHARS:
         raise ValueError("a reason is a sentence")
     collection = Collection.objects.filter(name=name).first()
-    if collection is None or not actor.is_active:
+    if collection is None or not actor.is_active or is_barred(actor):
         audit.record(Kind.GLASS_REFUSED, actor=actor, purpose=Purpose.EMERGENCY)
         raise AccessDenied(f"user {actor.pk} can open no such collection")
     broken_id = uuid4()
@@ -60,26 +78,12 @@ def break_glass(name: str, *, reason: str, actor: User, originals: bool = False)
             originals=originals,
             until=broken.open_until.isoformat(),
         )
-    _tell_the_officer(broken)
+    officer.tell(
+        "break-glass",
+        f"User {broken.user_id} broke the glass of collection {broken.collection_id}"
+        f" ({broken.pk}). It waits for your review.",
+    )
     return broken
-
-
-def _tell_the_officer(broken: BreakGlass) -> None:
-    """A line in the log file, and an e-mail where one is configured: ids only, it may be read
-    elsewhere. The officer's pages show it anyhow; an emergency waits for no mail server."""
-    log.warning("break-glass %s by user %s", broken.pk, broken.user_id)
-    if not settings.CLOISTER_OFFICER_MAIL:
-        return
-    try:
-        send_mail(
-            "Cloister: break-glass",
-            f"User {broken.user_id} broke the glass of collection {broken.collection_id}"
-            f" ({broken.pk}). It waits for your review.",
-            None,
-            [settings.CLOISTER_OFFICER_MAIL],
-        )
-    except OSError as error:  # smtplib's errors are some
-        log.error("break-glass %s was not mailed: %s", broken.pk, type(error).__name__)  # noqa: TRY400
 
 
 def open_to(actor: User) -> list[BreakGlass]:
@@ -107,7 +111,8 @@ def close(broken_id: UUID, *, actor: User) -> None:
 
 
 def review(broken_id: UUID, verdict: Verdict, *, actor: User) -> None:
-    """Say whether it was justified; where it was not, what is still open is closed.
+    """Say whether it was justified. Where it was not, what is still open is closed, and its
+    breaker breaks no other glass until an officer lifts the hold.
 
     Raises AccessDenied where there is none to review or `actor` has no right to, and
     SecondPersonNeeded where it is the actor's own.
@@ -128,6 +133,9 @@ def review(broken_id: UUID, verdict: Verdict, *, actor: User) -> None:
             user=broken.user_id,
             verdict=verdict.value,
         )
+        if verdict is Verdict.NOT_JUSTIFIED:
+            breaker = User.objects.get(pk=broken.user_id)
+            holds.place(breaker, HoldReason.BREAK_GLASS, by=actor)
 
 
 def reason_of(broken: BreakGlass) -> str:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import numpy as np
 
-from retrieval import access, audit, confidence, index, queue, storage
+from retrieval import access, audit, confidence, index, probes, queue, storage
 from retrieval.errors import AccessDenied, EncoderUnavailable, QueriesUnreadable
 from retrieval.models import Collection, EncoderVersion, Image, Kind, Purpose, State, User
 from retrieval.models.grant import Capability
@@ -109,7 +109,8 @@ def evaluate(
     model: an encoder's name, to measure one before it goes live; empty for the live one. An image
     that is not searchable, or not for this actor, counts as not found. Raises AccessDenied unless
     the actor may search and, where file names say what is relevant, see them. Raises
-    EncoderUnavailable (transient).
+    EncoderUnavailable (transient); LimitReached for a program that asks nearly the same again and
+    again.
     """
     permitted = [
         collection
@@ -124,6 +125,8 @@ def evaluate(
     encoder = index.encoder_named(model) if model else index.live_encoder()
     others = confidence.other_words(encoder.name)
     vectors = _encode(sorted({query.words for query in queries}), actor, encoder)
+    for vector in vectors.values():
+        probes.watch(vector, actor=actor, purpose=purpose)
     within = [collection.pk for collection in permitted]
     with access.acting_as(actor, purpose):
         known = _known(within, by_name=by_name)

@@ -2,14 +2,15 @@
 
 The log has a keyed hash of a query's words. Where one of the searched collections says for how
 many days, the words and example images are kept as well, under a key of their own; the longest of
-the wanted times counts. An officer with the right reads them, one at a time and on the log.
+the wanted times counts. An officer with the right reads the words, one query at a time and on the
+log. An example image is an original, and takes what one takes.
 """
 
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import Final, NoReturn
 from uuid import UUID, uuid4
 
 from django.db import connection, transaction
@@ -24,10 +25,10 @@ RIGHT: Final = "retrieval.view_keptquery"
 
 @dataclass(frozen=True)
 class Asked:
-    """A kept query's content. images: files as they were sent, not de-identified."""
+    """A kept query's content. images: how many example images there are, see `read_image`."""
 
     words: str = field(repr=False)
-    images: tuple[bytes, ...] = field(repr=False)
+    images: int
 
 
 def keep(
@@ -51,6 +52,7 @@ def keep(
             pk=kept_id,
             entry=entry,
             actor=actor,
+            collections=[c.pk for c in searched],
             wrapped_key=wrapped,
             sealed_words=keys.seal(words.encode(), key=key, context=b"words"),
             sealed_image=keys.seal(packed, key=key, context=b"images"),
@@ -59,33 +61,68 @@ def keep(
 
 
 def read(kept_id: UUID, *, actor: User) -> Asked:
-    """The words and images of one kept query. The reading is on the log before this returns.
+    """The words of one kept query. The reading is on the log before this returns.
 
     Raises AccessDenied, on the log as well, without the right to and where there is none (any
     more); AuditUnavailable.
     """
+    kept = _authorised(kept_id, actor)
+    _record_reading(kept, actor)
+    key = keys.unwrap_query_key(bytes(kept.wrapped_key), kept_id)
+    words = keys.unseal(bytes(kept.sealed_words), key=key, context=b"words").decode()
+    return Asked(words, len(_images(kept)))
+
+
+def read_image(kept_id: UUID, number: int, *, actor: User) -> bytes:
+    """One example image, counted from 1, as it was sent: nothing in it was covered.
+
+    So it takes what an original takes: who reads it broke the glass, for originals, of a collection
+    that was searched with it. The reading is on the log before this returns. Raises AccessDenied,
+    on the log as well; AuditUnavailable.
+    """
+    kept = _authorised(kept_id, actor)
+    images = _images(kept)
+    opened = access.opened_by_glass(actor, originals=True)
+    if not 1 <= number <= len(images) or not set(opened) & set(kept.collections):
+        _refuse(kept_id, actor)
+    _record_reading(kept, actor, image=number)
+    return images[number - 1]
+
+
+def _authorised(kept_id: UUID, actor: User) -> KeptQuery:
     with access.acting_as(actor, Purpose.ADMINISTRATION):
         kept = KeptQuery.objects.filter(pk=kept_id).first()
     if kept is None or not actor.has_perm(RIGHT):
-        audit.record(Kind.QUERY_DENIED, actor=actor, purpose=Purpose.ADMINISTRATION, query=kept_id)
-        raise AccessDenied(f"user {actor.pk} has no such query to read")
+        _refuse(kept_id, actor)
+    return kept
+
+
+def _refuse(kept_id: UUID, actor: User) -> NoReturn:
+    audit.record(Kind.QUERY_DENIED, actor=actor, purpose=Purpose.ADMINISTRATION, query=kept_id)
+    raise AccessDenied(f"user {actor.pk} has no such query to read")
+
+
+def _record_reading(kept: KeptQuery, actor: User, image: int | None = None) -> None:
     audit.record(
         Kind.QUERY_READ,
         actor=actor,
         purpose=Purpose.ADMINISTRATION,
-        query=kept_id,
+        query=kept.pk,
         entry=kept.entry,
         user=kept.actor_id,
+        image=image,
     )
-    key = keys.unwrap_query_key(bytes(kept.wrapped_key), kept_id)
-    words = keys.unseal(bytes(kept.sealed_words), key=key, context=b"words").decode()
+
+
+def _images(kept: KeptQuery) -> list[bytes]:
+    key = keys.unwrap_query_key(bytes(kept.wrapped_key), kept.pk)
     packed = keys.unseal(bytes(kept.sealed_image), key=key, context=b"images")
     images = []
     while packed:
         (length,) = struct.unpack_from(">I", packed)
         images.append(packed[4 : 4 + length])
         packed = packed[4 + length :]
-    return Asked(words, tuple(images))
+    return images
 
 
 def sweep() -> int:

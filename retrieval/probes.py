@@ -6,20 +6,15 @@ probability θ/π, so near ones share most bits. The planes are drawn from the k
 a signature tells nothing of the query.
 """
 
-import logging
 import time
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
-from django.conf import settings
-from django.core.mail import send_mail
 
-from retrieval import audit, keys, queue
+from retrieval import audit, keys, officer, queue
 from retrieval.errors import LimitReached
 from retrieval.models import Kind, Purpose, User
-
-log = logging.getLogger("cloister.probes")
 
 SIGNATURE_BITS: Final = 128
 NEAR_BITS: Final = 8
@@ -55,25 +50,12 @@ def watch(vector: np.ndarray, *, actor: User, purpose: Purpose) -> None:
         return
     number = audit.record(Kind.TOKEN_PROBES, actor=actor, purpose=purpose, near=near)
     if near == MAX_NEAR:
-        _tell_the_officer(actor.token.pk, number)
-    raise LimitReached("the same was asked too often", WINDOW_S)
-
-
-def _tell_the_officer(token: int, number: int) -> None:
-    """Once an hour: a line in the log file and, where one is configured, an e-mail. Ids only."""
-    log.warning("token %s asks the same again and again: entry %s of the log", token, number)
-    if not settings.CLOISTER_OFFICER_MAIL:
-        return
-    try:
-        send_mail(
-            f"Cloister: token {token} probes",
-            f"Token {token} asks nearly the same again and again (entry {number} of the log)."
+        officer.tell(
+            f"token {actor.token.pk} probes",
+            f"Token {actor.token.pk} asks the same again and again (entry {number} of the log)."
             " It is refused for now. Revoke it under API tokens unless its owner can explain it.",
-            None,
-            [settings.CLOISTER_OFFICER_MAIL],
         )
-    except OSError as error:
-        log.error("the probing was not mailed: %s", type(error).__name__)  # noqa: TRY400
+    raise LimitReached("the same was asked too often", WINDOW_S)
 
 
 def _signature(vector: np.ndarray) -> bytes:

@@ -275,6 +275,19 @@ def answer(reply_to: str, content: bytes) -> None:
     pipeline.execute()
 
 
+def count(key: str, *, lifetime_s: int) -> int:
+    """One more under this key, and how many that makes since the first one, `lifetime_s` ago at
+    most. Raises ServicesUnavailable where the broker does not answer.
+    """
+    try:
+        pipeline = _broker().pipeline(transaction=True)
+        pipeline.incr(key)
+        pipeline.expire(key, lifetime_s, nx=True)
+        return int(pipeline.execute()[0])
+    except redis.RedisError as error:
+        raise ServicesUnavailable("the broker does not answer") from error
+
+
 def remember(key: str, entry: bytes, *, most: int, lifetime_s: int) -> list[bytes]:
     """Add to a short memory of the newest `most` entries; returns those before, newest first.
 

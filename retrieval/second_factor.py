@@ -90,8 +90,12 @@ def enrol(user: User, sealed_key: bytes, code: str) -> list[str] | None:
     if step is None:
         return None
     with transaction.atomic():
+        earlier = Authenticator.objects.filter(user=user).first()
+        since = timezone.now() if earlier is None else earlier.enrolled_at
         Authenticator.objects.filter(user=user).delete()
-        Authenticator.objects.create(user=user, sealed_key=sealed_key, last_step=step)
+        Authenticator.objects.create(
+            user=user, sealed_key=sealed_key, last_step=step, enrolled_at=since
+        )
         codes = _replace_recovery_codes(user)
         audit.record_in_transaction(
             Kind.SECOND_FACTOR_CHANGED, actor=user, user=user.pk, change="enrolled"

@@ -11,15 +11,15 @@ import string
 import zlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NoReturn
 
 from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from retrieval import audit, keys
+from retrieval import audit, keys, queue, refusals
 from retrieval.errors import AccessDenied, LimitReached, NameTaken, ScopeMissing, TokenRefused
-from retrieval.models import ApiToken, Kind, Purpose, Scope, ServiceAccount, User
+from retrieval.models import ApiToken, Kind, Purpose, Scope, ServiceAccount, User, holds_on
 from retrieval.models.token import LONGEST_LIFE
 
 DIGITS: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
@@ -30,6 +30,8 @@ FORM: Final = re.compile(
     rf"cloister_([1-9][0-9]{{0,17}})_[0-9A-Za-z]{{{SECRET_CHARS + CHECKSUM_CHARS}}}"
 )
 MAX_OVERLAP: Final = timedelta(days=30)
+STRANGERS_PER_MINUTE: Final = 100
+"""Invented tokens from one address that are looked at."""
 
 
 def open_account(name: str, *, responsible: User, opened_by: User) -> ServiceAccount:
@@ -65,8 +67,11 @@ def issue(
 ) -> tuple[ApiToken, str]:
     """A new token and its text, which is told this once. `limits`: per_minute, queries_per_day.
 
-    Raises IntegrityError for what no token may be: without an end within a year, say.
+    Whoever sees the text can be the program: so its responsible person issues it, and nobody else.
+    Raises AccessDenied, and IntegrityError for what no token may be: without an end, say.
     """
+    if account.responsible_id != issued_by.pk:
+        raise AccessDenied(f"user {issued_by.pk} does not answer for account {account.pk}")
     with transaction.atomic():
         token, text = _make(
             account_id=account.pk,
@@ -88,10 +93,13 @@ def rotate(
 ) -> tuple[ApiToken, str]:
     """The successor of a live token, for as long a life unless told; both hold for `overlap`.
 
-    It may what its predecessor may and shares its limits. Raises TokenRefused for one that ended.
+    It may what its predecessor may and shares its limits. Raises TokenRefused for one that ended,
+    and for who is neither the program itself nor answers for it.
     """
     with transaction.atomic():
         before = ApiToken.objects.select_for_update(no_key=True).get(pk=token.pk)
+        if rotated_by.pk not in (before.account_id, before.account.responsible_id):
+            raise TokenRefused(f"token {before.pk} is rotated by who answers for it")
         if not before.is_live:
             raise TokenRefused(f"token {before.pk} has ended")
         now = timezone.now()
@@ -132,10 +140,11 @@ def revoke(token: ApiToken, *, revoked_by: User) -> None:
             ended += ApiToken.objects.filter(predecessor=each, created_by=F("account"))
 
 
-def let_in(text: str) -> User:
+def let_in(text: str, *, address: str | None = None) -> User:
     """The account that a token stands for, bound to that token, with one more request counted.
 
-    Raises TokenRefused and LimitReached, on the log; AuditUnavailable.
+    address: where it comes from, by which strangers are counted, and nobody else. Raises
+    TokenRefused and LimitReached, on the log; AuditUnavailable; ServicesUnavailable.
     """
     if not is_intact(text):
         # Nobody made this: a typing error, or a stranger, who shall not fill the log.
@@ -145,15 +154,25 @@ def let_in(text: str) -> User:
         ApiToken.objects.filter(pk=number).select_related("account", "account__responsible").first()
     )
     if token is None or not hmac.compare_digest(token.digest, _digest(text)):
-        audit.record(Kind.TOKEN_REFUSED, actor=None, token=number, reason="unknown")
-        raise TokenRefused("there is no such token")
+        _refuse_stranger(number, address)
     account = token.account
     if reason := _why_not(token):
-        audit.record(Kind.TOKEN_REFUSED, actor=account, token=token.pk, reason=reason)
+        refusals.record(
+            Kind.TOKEN_REFUSED, of=str(token.pk), actor=account, token=token.pk, reason=reason
+        )
         raise TokenRefused(f"token {token.pk} is {reason}")
     account.token = token
     _count_request(account, token)
     return account
+
+
+def _refuse_stranger(number: int, address: str | None) -> NoReturn:
+    """Nobody has this token, though anybody can make one whose checksum fits."""
+    there = audit.fingerprint(address or "")
+    if queue.count(f"strangers:{there}", lifetime_s=60) > STRANGERS_PER_MINUTE:
+        raise LimitReached("too many tokens that nobody has come from there", 60)
+    refusals.record(Kind.TOKEN_REFUSED, of="unknown", actor=None, token=number, reason="unknown")
+    raise TokenRefused("there is no such token")
 
 
 def is_intact(text: str) -> bool:
@@ -218,6 +237,8 @@ def _why_not(token: ApiToken) -> str:
         return "of a closed account"
     if responsible is None or not responsible.is_active:
         return "without a person responsible"
+    if holds_on(token.account).exists():
+        return "of a held account"
     return ""
 
 
@@ -239,7 +260,9 @@ def _count_request(actor: User, token: ApiToken) -> None:
 
 
 def _refuse(actor: User, limit: str, retry_after_s: int) -> None:
-    audit.record(Kind.TOKEN_LIMITED, actor=actor, limit=limit)
+    refusals.record(
+        Kind.TOKEN_LIMITED, of=f"{_token_of(actor).series} {limit}", actor=actor, limit=limit
+    )
     raise LimitReached(f"the token's limit {limit} is reached", retry_after_s)
 
 

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_POST
 
 from appliance.admin.base import PURPOSE, ReadOnlyAdmin, in_context, rendered
 from appliance.web.purpose import actor_of
-from retrieval import audit, break_glass
+from retrieval import audit, break_glass, holds
 from retrieval.errors import AccessDenied, SecondPersonNeeded
 from retrieval.models import BreakGlass, Kind, User, Verdict
 
@@ -90,8 +90,14 @@ class BreakGlassAdmin(ReadOnlyAdmin):
 def badge(request: HttpRequest) -> list[str] | None:
     """On every page of the administration, for who may review: what waits."""
     user = request.user
-    count = break_glass.count_unreviewed(user) if isinstance(user, User) else 0
-    return [f"Break-glass to review: {count}", "danger"] if count else None
+    if not isinstance(user, User):
+        return None
+    waiting = {
+        "Break-glass to review": break_glass.count_unreviewed(user),
+        "Accounts held": holds.count_waiting(user),
+    }
+    told = ", ".join(f"{what}: {count}" for what, count in waiting.items() if count)
+    return [told, "danger"] if told else None
 
 
 def _record_reading(request: HttpRequest, shown: list[UUID]) -> None:

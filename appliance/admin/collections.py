@@ -5,7 +5,7 @@ from django.contrib import admin
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse
 
-from appliance.admin.base import PURPOSE, ModelAdmin, in_context, rendered
+from appliance.admin.base import PURPOSE, FilteredAdmin, in_context, rendered
 from appliance.admin.purposes import PurposesField, in_words
 from appliance.web.purpose import actor_of
 from retrieval import access, audit, tag_words
@@ -81,7 +81,7 @@ class CollectionForm(forms.ModelForm):  # type: ignore[type-arg]  # no runtime g
 
 
 @admin.register(Collection)
-class CollectionAdmin(ModelAdmin[Collection]):
+class CollectionAdmin(FilteredAdmin):
     """Opened and described here; what is in one is seen by those with a grant only."""
 
     form = CollectionForm
@@ -144,7 +144,7 @@ class CollectionAdmin(ModelAdmin[Collection]):
 
 
 @admin.register(PrivacyProfile)
-class PrivacyProfileAdmin(ModelAdmin[PrivacyProfile]):
+class PrivacyProfileAdmin(FilteredAdmin):
     """How pictures are covered. The floor stands in the database; images keep what they got,
 
     but what waits in review is looked at again before it can be released.

@@ -4,7 +4,7 @@ from django import forms
 from django.contrib import admin
 from django.http import HttpRequest
 
-from appliance.admin.base import ModelAdmin
+from appliance.admin.base import FilteredAdmin
 from appliance.admin.purposes import PurposesField, in_words
 from appliance.web.purpose import actor_of
 from retrieval import audit
@@ -34,7 +34,7 @@ class GrantForm(forms.ModelForm):  # type: ignore[type-arg]  # no runtime generi
 
 
 @admin.register(Grant)
-class GrantAdmin(ModelAdmin[Grant]):
+class GrantAdmin(FilteredAdmin):
     """Who may do what where, why and until when. Every change is on the log with the change."""
 
     form = GrantForm

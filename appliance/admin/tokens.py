@@ -17,13 +17,21 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
-from appliance.admin.base import ModelAdmin
+from appliance.admin.base import FilteredAdmin
 from appliance.admin.purposes import PurposesField, in_words
 from appliance.admin.users import RecordedAdmin
 from appliance.web.purpose import actor_of
-from retrieval import tokens
+from retrieval import holds, tokens
 from retrieval.errors import AccessDenied, NameTaken, TokenRefused
-from retrieval.models import ApiToken, Collection, Scope, ServiceAccount, TokenUse, User
+from retrieval.models import (
+    ApiToken,
+    Collection,
+    HoldReason,
+    Scope,
+    ServiceAccount,
+    TokenUse,
+    User,
+)
 from retrieval.models.token import LONGEST_LIFE
 from retrieval.tokens import MAX_OVERLAP
 
@@ -33,7 +41,8 @@ RIGHT = "retrieval.add_apitoken"
 class AccountForm(forms.ModelForm):  # type: ignore[type-arg]  # no runtime generics
     responsible = forms.ModelChoiceField(
         User.objects.filter(responsible=None, is_active=True),
-        help_text="The person who answers for it. Closing that person's account ends its tokens.",
+        help_text="The person who answers for it, and alone sees its tokens. Closing that person's"
+        " account ends them. Given to another one, it is held until a second person agrees.",
     )
 
     class Meta:
@@ -57,6 +66,8 @@ class ServiceAccountAdmin(RecordedAdmin):
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         if change:
             super().save_model(request, obj, form, change)
+            if "responsible" in form.changed_data:
+                holds.place(obj, HoldReason.RESPONSIBLE, by=actor_of(request))
             return
         opened = tokens.open_account(
             obj.username, responsible=obj.responsible, opened_by=actor_of(request)
@@ -102,7 +113,7 @@ class TokenForm(forms.ModelForm):  # type: ignore[type-arg]  # no runtime generi
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(ModelAdmin[ApiToken]):
+class ApiTokenAdmin(FilteredAdmin):
     """What programs show. A token is not changed: it is rotated, or revoked."""
 
     form = TokenForm
@@ -111,6 +122,11 @@ class ApiTokenAdmin(ModelAdmin[ApiToken]):
     list_filter = ["account"]
     list_display_links = ["name"]
     change_form_outer_before_template = "admin/token_actions.html"
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "account":
+            kwargs["queryset"] = ServiceAccount.objects.filter(responsible=actor_of(request))
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ApiToken]:
         used = TokenUse.objects.filter(series=OuterRef("series")).values("last_used_at")
@@ -197,7 +213,7 @@ class ApiTokenAdmin(ModelAdmin[ApiToken]):
                 rotated_by=actor_of(request),
             )
         except TokenRefused:
-            messages.error(request, "That token has ended: issue a new one.")
+            messages.error(request, "That token has ended, or is not yours: issue a new one.")
             return redirect("admin:retrieval_apitoken_change", token_id)
         return self._told_once(request, successor, text)
 

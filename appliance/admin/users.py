@@ -6,17 +6,17 @@ from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import URLPattern, path
 from django.views.decorators.http import require_POST
 
-from appliance.admin.base import ModelAdmin
+from appliance.admin.base import FilteredAdmin
 from appliance.web import sessions
 from appliance.web.purpose import actor_of
-from retrieval import audit, second_factor
-from retrieval.models import Kind, User
+from retrieval import audit, holds, second_factor
+from retrieval.models import HoldReason, Kind, User
 
 if TYPE_CHECKING:
     from django.contrib.auth.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
@@ -24,8 +24,11 @@ else:
     from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 
+HELD = "The account opens nothing until a second person lifts the hold on it."
+
+
 class HandedOutPasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg]  # no runtime generics
-    """A password somebody else knows is good for one sign-in."""
+    """A password somebody else knows is good for one sign-in, and the account is held."""
 
     def save(self, commit: bool = True) -> User:
         self.user.must_change_password = True
@@ -46,7 +49,7 @@ class NewUserForm(UserCreationForm):  # type: ignore[type-arg]  # no runtime gen
         return user
 
 
-class RecordedAdmin(ModelAdmin[Any]):
+class RecordedAdmin(FilteredAdmin):
     """What the administration writes into its own history goes onto the log as well: ids only."""
 
     subject = ""
@@ -102,11 +105,18 @@ class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no
     change_form_outer_after_template = "admin/second_factor.html"
     add_fieldsets = [(None, {"fields": ["username", "is_staff", "password1", "password2"]})]
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        """People. Programs have a page of their own, and nothing of what is edited here."""
+        people: QuerySet[User] = super().get_queryset(request)
+        return people.filter(responsible=None)
+
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
+        # A password that was handed out stays good for one sign-in.
+        always = ["directory", "must_change_password"]
         if request.user.is_superuser:
-            return ["directory"]
+            return always
         # Who may edit accounts could otherwise make their own one all-powerful.
-        return ["directory", "is_staff", "is_superuser", "groups", "user_permissions"]
+        return [*always, "is_staff", "is_superuser", "groups", "user_permissions"]
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         has_rights = isinstance(obj, User) and (obj.is_superuser or obj.is_staff)
@@ -156,9 +166,11 @@ class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no
         user = self.get_object(request, str(user_id))
         if not isinstance(user, User) or not self.may_reset_second_factor(request, user):
             raise PermissionDenied
-        second_factor.reset(user, actor=actor_of(request))
+        with transaction.atomic():
+            second_factor.reset(user, actor=actor_of(request))
+            holds.place(user, HoldReason.SECOND_FACTOR, by=actor_of(request))
         sessions.end(user)
-        messages.success(request, "Reset: a new app is set up at the next sign-in.")
+        messages.success(request, f"Reset: a new app is set up at the next sign-in. {HELD}")
         return redirect("admin:retrieval_user_change", user.pk)
 
     def user_change_password(
@@ -167,8 +179,19 @@ class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no
         id: str,
         form_url: str = "",
     ) -> HttpResponse:
+        user = self.get_object(request, id)
+        if user is not None and user.pk == request.user.pk:
+            # Whoever found a session open does not know the old one.
+            return redirect("change_password")
         with transaction.atomic():
-            return super().user_change_password(request, id, form_url)
+            before = user.password if isinstance(user, User) else ""
+            response: HttpResponse = super().user_change_password(request, id, form_url)
+            if isinstance(user, User):
+                user.refresh_from_db(fields=["password"])
+                if user.password != before:
+                    holds.place(user, HoldReason.PASSWORD, by=actor_of(request))
+                    messages.success(request, HELD)
+        return response
 
 
 admin.site.unregister(Group)

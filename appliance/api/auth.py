@@ -4,6 +4,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest
 from ninja.security import HttpBearer
 
+from appliance.web.address import client_address
 from retrieval import tokens
 from retrieval.models import Purpose, Scope, User
 
@@ -36,7 +37,7 @@ class Token(HttpBearer):
         return found
 
     def authenticate(self, request: HttpRequest, token: str) -> User:
-        actor = tokens.let_in(token)
+        actor = tokens.let_in(token, address=client_address(request))
         request.user = actor
         purpose = _purpose_of(request, actor)
         tokens.require(actor, self.scope, purpose, route=_route(request))

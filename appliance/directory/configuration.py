@@ -3,7 +3,8 @@
 staff_groups = ["it-administrators"]      # these, and no others, are staff here
 
 [groups]                                  # theirs = ours
-"radiology-staff" = "Radiology"
+"radiology-staff" = "Radiology"           # LDAP: the group of this name right below `groups`
+"cn=night,ou=wards,ou=groups,dc=example,dc=org" = "Night shift"   # one further down: by its DN
 
 [ldap]
 server = "ldaps://ldap.example.org"       # or ldap://, which is turned into TLS first
@@ -34,6 +35,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
+
+from appliance.directory.names import canonical
 
 ENDPOINTS: Final = (
     "issuer",
@@ -105,8 +108,8 @@ def read(path: Path | None) -> SignIn:
     sign_in = SignIn(
         ldap=_section(Ldap, given, "ldap", "bind_password"),
         oidc=_section(Oidc, given, "oidc", "client_secret"),
-        groups={str(theirs): str(ours) for theirs, ours in given.get("groups", {}).items()},
-        staff_groups=frozenset(given.get("staff_groups", [])),
+        groups={canonical(theirs): str(ours) for theirs, ours in given.get("groups", {}).items()},
+        staff_groups=frozenset(canonical(str(name)) for name in given.get("staff_groups", [])),
     )
     _require_safe(sign_in)
     return sign_in

@@ -3,6 +3,7 @@
 Names are put into filters as values, never as text, so that none can widen a search.
 """
 
+import logging
 import secrets
 import socket
 import ssl
@@ -31,9 +32,12 @@ from sansldap import (
 
 from appliance.directory.accounts import Entry, account_of
 from appliance.directory.configuration import Ldap
+from appliance.directory.names import canonical, name_within
 from retrieval.errors import ServicesUnavailable
 from retrieval.models import User
 from retrieval.models.user import Directory
+
+log = logging.getLogger("cloister.directory")
 
 TIMEOUT_S: Final = 4.0
 MOST_BYTES: Final = 4 * 1024 * 1024
@@ -131,7 +135,9 @@ class Opened:
         server, (dn, attributes) = self.server, found
         names = attributes.get(server.name_attribute.lower(), [])
         ids = attributes.get(server.id_attribute.lower(), [])
-        if not names or not ids:
+        if len(names) != 1 or len(ids) != 1:
+            # Which of them counts would be the server's whim, or the person's own choice.
+            log.error("an entry of the LDAP directory has not one name and one id")
             return None
         groups = self.connection.search(
             server.groups,
@@ -143,12 +149,15 @@ class Opened:
             Directory.LDAP,
             _text(ids[0]),
             _text(names[0]),
-            frozenset(
-                _text(name)
-                for _, of_group in groups
-                for name in of_group.get(server.group_name_attribute.lower(), [])
-            ),
+            frozenset(name for of_group, _ in groups for name in self._names_of(of_group)),
         )
+
+    def _names_of(self, group: str) -> Iterator[str]:
+        """The DN, and a plain name for a group right below the base."""
+        server = self.server
+        yield canonical(group)
+        if name := name_within(server.groups, group, server.group_name_attribute):
+            yield name
 
 
 HEX: Final = "hex:"

@@ -19,6 +19,7 @@ from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 
 from appliance.directory.accounts import Entry, account_of
 from appliance.directory.configuration import Oidc
+from appliance.directory.names import canonical
 from retrieval.errors import AccessDenied
 from retrieval.models import User
 from retrieval.models.user import Directory
@@ -27,6 +28,16 @@ log = logging.getLogger("cloister.directory")
 
 TIMEOUT_S: Final = 5
 CLOCKS_OFF_S: Final = 60
+REFUSED: Final = (
+    requests.RequestException,
+    jwt.PyJWTError,
+    SuspiciousOperation,
+    # What an answer of the wrong kind comes to in the library and here: a list for an object, say.
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
 
 
 class Backend(BaseBackend):
@@ -44,7 +55,7 @@ class Backend(BaseBackend):
             return None
         try:
             user = Exchange().authenticate(request, nonce=nonce, code_verifier=code_verifier)
-        except (requests.RequestException, jwt.PyJWTError, SuspiciousOperation, KeyError) as error:
+        except REFUSED as error:
             # The class only: the message may quote what the provider said of somebody.
             log.error("the OpenID provider's answer is refused: %s", type(error).__name__)  # noqa: TRY400
             return None
@@ -71,14 +82,18 @@ class Exchange(OIDCAuthenticationBackend):  # type: ignore[misc]  # no types
             raise SuspiciousOperation("claims of somebody else")
         claims = payload | told
         groups = claims.get(provider.groups_claim, [])
-        if not isinstance(groups, list):
-            raise SuspiciousOperation("groups are no list")
+        subject, name = claims["sub"], claims[provider.name_claim]
+        if not isinstance(groups, list) or not all(
+            isinstance(text, str) and text and text.isprintable()
+            for text in (subject, name, *groups)
+        ):
+            raise SuspiciousOperation("claims of the wrong kind")
         return account_of(
             Entry(
                 Directory.OIDC,
-                hashlib.sha256(f"{provider.issuer}\n{claims['sub']}".encode()).hexdigest(),
-                str(claims[provider.name_claim]),
-                frozenset(str(group) for group in groups),
+                hashlib.sha256(f"{provider.issuer}\n{subject}".encode()).hexdigest(),
+                name,
+                frozenset(canonical(group) for group in groups),
             )
         )
 

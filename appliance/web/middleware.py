@@ -28,7 +28,7 @@ from retrieval.errors import (
     ServicesUnavailable,
     StorageCorrupt,
 )
-from retrieval.models import Kind, User
+from retrieval.models import Kind, User, holds_on
 from retrieval.models.user import Directory
 
 log = logging.getLogger("cloister.web")
@@ -232,6 +232,32 @@ class PasswordChangeMiddleware:
         if request.headers.get("HX-Request"):
             return HttpResponseClientRedirect(here)
         return HttpResponseRedirect(here)
+
+
+BEFORE_THE_HOLD_IS_LIFTED: Final = (
+    *BEFORE_THE_PASSWORD_CHANGE,
+    "enrol",
+    "recovery_codes",
+    "account",
+    "end_other_sessions",
+)
+
+
+class HeldAccountMiddleware:
+    """Whose password or second factor somebody else changed waits for a second person's word."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, _view: Callable[..., Any], _args: object, _kwargs: object
+    ) -> HttpResponse | None:
+        if _route(request) in BEFORE_THE_HOLD_IS_LIFTED or not isinstance(request.user, User):
+            return None
+        return errors.held(request) if holds_on(request.user).exists() else None
 
 
 UNAUDITED: Final = {

@@ -16,6 +16,7 @@ from retrieval.models.certificate import Certificate
 from retrieval.models.collection import Collection, PrivacyProfile
 from retrieval.models.embedding import Embedding, EncoderVersion, IndexPart
 from retrieval.models.grant import Grant, Purpose, Role
+from retrieval.models.hold import Hold, HoldReason, holds_on
 from retrieval.models.image import Image, ImportBatch, State, Subject
 from retrieval.models.kept_query import KeptQuery
 from retrieval.models.review import BoxKind, RemovalReason, ReviewBox, Source
@@ -42,6 +43,8 @@ __all__ = [
     "Embedding",
     "EncoderVersion",
     "Grant",
+    "Hold",
+    "HoldReason",
     "IdempotentAnswer",
     "Image",
     "ImportBatch",
@@ -73,4 +76,5 @@ __all__ = [
     "User",
     "Verdict",
     "Work",
+    "holds_on",
 ]

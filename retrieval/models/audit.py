@@ -38,6 +38,8 @@ class Kind(models.TextChoices):
     GLASS_CLOSED = "break_glass.closed", "Break-glass closed"
     GLASS_REVIEWED = "break_glass.reviewed", "Break-glass reviewed"
     GLASS_READ = "break_glass.read", "Break-glass read"
+    HOLD_PLACED = "hold.placed", "Account held"
+    HOLD_LIFTED = "hold.lifted", "Account no longer held"
     COUNTS_READ = "counts.read", "Counts read"
     QUERY_DENIED = "query.denied", "Kept query denied"
     QUERY_READ = "query.read", "Kept query read"

@@ -1,6 +1,7 @@
 import uuid
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 
@@ -15,6 +16,9 @@ class KeptQuery(models.Model):
     entry = models.BigIntegerField(unique=True, help_text="The log's entry of that search.")
     actor = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.DO_NOTHING, db_constraint=False
+    )
+    collections = ArrayField(
+        models.BigIntegerField(), default=list, help_text="Those that were searched."
     )
     wrapped_key = models.BinaryField()
     sealed_words = models.BinaryField()

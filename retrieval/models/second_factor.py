@@ -1,5 +1,6 @@
 from django.conf import settings
 from django.db import models
+from django.utils import timezone
 
 
 class Authenticator(models.Model):
@@ -16,7 +17,10 @@ class Authenticator(models.Model):
     )
     failures = models.PositiveIntegerField(default=0, help_text="Wrong codes in a row.")
     failed_at = models.DateTimeField(null=True)
-    enrolled_at = models.DateTimeField(auto_now_add=True)
+    enrolled_at = models.DateTimeField(
+        default=timezone.now,
+        help_text="Since when the user has had one: another app in its place begins nothing anew.",
+    )
 
     class Meta:
         default_permissions = ()

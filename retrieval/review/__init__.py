@@ -2,7 +2,15 @@
 
 from retrieval.review.boxes import MAX_CHANGES, Drawn, change_boxes
 from retrieval.review.case import Case, Waiting, look_at, waiting
-from retrieval.review.decide import NotDecidable, Outdated, reject, release, retry, waits_for_rerun
+from retrieval.review.decide import (
+    NotDecidable,
+    Outdated,
+    TakenOffByYou,
+    reject,
+    release,
+    retry,
+    waits_for_rerun,
+)
 from retrieval.review.judged import SAME_BOX, Judged, reviewed_boxes
 
 __all__ = [
@@ -13,6 +21,7 @@ __all__ = [
     "Judged",
     "NotDecidable",
     "Outdated",
+    "TakenOffByYou",
     "Waiting",
     "change_boxes",
     "look_at",

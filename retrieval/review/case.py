@@ -10,7 +10,7 @@ from retrieval import access, audit
 from retrieval.errors import AccessDenied
 from retrieval.models import Image, Kind, Purpose, ReviewBox, State, User
 from retrieval.models.grant import Capability
-from retrieval.review.decide import NotDecidable, is_being_covered
+from retrieval.review.decide import NotDecidable, is_being_covered, took_off_a_cover
 
 SHOWN_AT_ONCE: Final = 60
 
@@ -25,12 +25,16 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Case:
-    """An image in review. `boxes`: those that are covered now, and what the last look saw."""
+    """An image in review. `boxes`: those that are covered now, and what the last look saw.
+
+    needs_another: who looks took a cover off, so that another reviewer releases it.
+    """
 
     image: Image
     boxes: list[ReviewBox]
     removed: list[ReviewBox]
     is_being_covered: bool
+    needs_another: bool
     previous: UUID | None
     next: UUID | None
     count: int
@@ -90,12 +94,13 @@ def _open(image_id: UUID, actor: User, purpose: Purpose) -> Case:
     here = Q(received_at=image.received_at)
     later = Q(received_at__gt=image.received_at) | here & Q(pk__gt=image.pk)
     earlier = Q(received_at__lt=image.received_at) | here & Q(pk__lt=image.pk)
-    boxes = list(ReviewBox.objects.filter(image=image))
+    boxes = list(ReviewBox.objects.filter(image=image).select_related("decided_by"))
     return Case(
         image=image,
         boxes=[box for box in boxes if not box.removed_reason],
         removed=[box for box in boxes if box.removed_reason],
         is_being_covered=is_being_covered(image),
+        needs_another=took_off_a_cover(image, actor),
         previous=queue.filter(earlier).reverse().values_list("pk", flat=True).first(),
         next=queue.filter(later).values_list("pk", flat=True).first(),
         count=queue.count(),

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from retrieval import access, audit, outbox
 from retrieval.errors import AccessDenied, CloisterError, Reason
-from retrieval.models import Image, Kind, Purpose, Stage, State, User, Work
+from retrieval.models import Image, Kind, Purpose, ReviewBox, Stage, State, User, Work
 from retrieval.models.grant import Capability
 
 NEXT_STAGE: Final = {State.RECEIVED: Stage.DEIDENTIFY, State.DEIDENTIFIED: Stage.ENCODE}
@@ -29,17 +29,23 @@ class Outdated(NotDecidable):
     """
 
 
+class TakenOffByYou(NotDecidable):
+    """The actor took a cover off this image: another reviewer releases it."""
+
+
 def release(image_id: UUID, *, render: int, actor: User, purpose: Purpose) -> None:
     """A reviewer looked at the covered preview and lets it be encoded and found.
 
     render: which one was looked at; none that came after is released unseen. Raises AccessDenied,
-    Outdated, or NotDecidable: where the detector failed nobody knows what is in it, and where the
-    profile was changed since, what it would be covered for now.
+    Outdated, TakenOffByYou, or NotDecidable: where the detector failed nobody knows what is in
+    it, and where the profile was changed since, what it would be covered for now.
     """
     with deciding(image_id, Capability.REVIEW, actor, purpose) as image:
         if image.state != State.REVIEW or waits_for_rerun(image):
             raise NotDecidable(f"image {image.pk} cannot be released")
         require_shown(image, render)
+        if took_off_a_cover(image, actor):
+            raise TakenOffByYou(f"image {image.pk} is released by another reviewer")
         reason = image.reason
         outbox.settle(image, State.DEIDENTIFIED)
         outbox.add(image, Stage.ENCODE)
@@ -53,6 +59,12 @@ def require_shown(image: Image, render: int) -> None:
     """
     if image.render != render or is_being_covered(image):
         raise Outdated(f"image {image.pk} is past render {render}")
+
+
+def took_off_a_cover(image: Image, actor: User) -> bool:
+    """Whether one person alone would show what detectors, or a colleague, wanted covered."""
+    removed = ReviewBox.objects.filter(image=image).exclude(removed_reason="")
+    return removed.filter(decided_by=actor).exists()
 
 
 def is_being_covered(image: Image) -> bool:

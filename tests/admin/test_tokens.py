@@ -6,9 +6,12 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from retrieval import holds
+from retrieval.errors import AccessDenied
 from retrieval.models import (
     ApiToken,
     Collection,
+    Hold,
     Kind,
     Purpose,
     Role,
@@ -23,8 +26,9 @@ TOKENS = "/admin/retrieval/apitoken/"
 
 
 @pytest.fixture
-def account(collection: Collection) -> ServiceAccount:
-    account = make_account()
+def account(administrator: User, collection: Collection) -> ServiceAccount:
+    """The administrator answers for it."""
+    account = make_account(responsible=administrator)
     grant(account, collection, Role.CURATOR)
     return account
 
@@ -117,6 +121,37 @@ def test_who_has_no_right_to_tokens_decides_about_none(
     assert clerk.post(f"{TOKENS}{token.pk}/revoke/").status_code in (403, 404)
     assert clerk.post(f"{TOKENS}{token.pk}/rotate/").status_code in (403, 404)
     assert clerk.post(f"{TOKENS}add/", form).status_code == 403
+    assert works(text)
+
+
+def test_whoever_does_not_answer_for_a_program_sees_none_of_its_tokens(
+    account: ServiceAccount, collection: Collection, form: dict[str, Any], browser: Client
+) -> None:
+    token, text = make_token(account, collection)
+    other = signed_in(make_user(is_staff=True, is_superuser=True))
+
+    assert "Select a valid choice" in other.post(f"{TOKENS}add/", form).content.decode()
+    assert other.post(f"{TOKENS}{token.pk}/rotate/").status_code == 302
+    assert "/rotate/" not in other.get(f"{TOKENS}{token.pk}/change/").content.decode()
+    assert ApiToken.objects.count() == 1
+    with pytest.raises(AccessDenied):
+        make_token(account, collection, issued_by=make_user())
+    other.post(f"{TOKENS}{token.pk}/revoke/")
+    assert not works(text)
+
+
+def test_a_program_given_to_another_person_is_held_until_a_second_one_agrees(
+    browser: Client, administrator: User, account: ServiceAccount, collection: Collection
+) -> None:
+    _, text = make_token(account, collection)
+    vera = make_user("vera", is_staff=True, is_superuser=True)
+    form = {"username": account.username, "responsible": vera.pk, "is_active": "on"}
+    assert works(text)
+
+    browser.post(f"/admin/retrieval/serviceaccount/{account.pk}/change/", form)
+
+    assert not works(text)
+    holds.lift(Hold.objects.get(user=account).pk, actor=vera)
     assert works(text)
 
 

@@ -3,7 +3,7 @@ from django.contrib.auth.models import Group, Permission
 from django.test import Client
 
 from retrieval import second_factor
-from retrieval.models import Collection, Kind, Role, User
+from retrieval.models import Collection, Hold, Kind, Role, User
 from tests.factories import enrol, grant, make_account, make_user
 from tests.web.conftest import Log, signed_in
 
@@ -41,6 +41,61 @@ def test_a_password_set_by_somebody_else_is_good_for_one_sign_in_and_on_the_log(
     assert ben.check_password(NEW)
     assert ben.must_change_password
     assert [e["user"] for e in log(Kind.USER_CHANGED)] == [ben.pk]
+    (hold,) = log(Kind.HOLD_PLACED)
+    assert (hold["user"], hold["reason"]) == (ben.pk, "password")
+
+
+def test_a_reset_account_opens_its_own_page_alone_until_a_second_person_lifts_the_hold(
+    browser: Client, administrator: User, log: Log
+) -> None:
+    ben, officer = make_user("ben"), make_user("officer", is_staff=True)
+    officer.user_permissions.set(permissions("lift_hold"))
+    enrol(ben)
+    browser.post(f"/admin/retrieval/user/{ben.pk}/second-factor/reset/")
+    taken_over, desk = Client(), signed_in(officer)
+    taken_over.force_login(ben)
+
+    for address in ("/", "/collections/", "/break-glass/"):
+        answer = taken_over.get(address)
+        assert answer.status_code == 403
+        assert "opens nothing" in answer.content.decode()
+    assert "tell the privacy officer" in taken_over.get("/account").content.decode()
+    hold = Hold.objects.get(user=ben)
+    browser.post(f"/admin/retrieval/hold/{hold.pk}/lift/")
+    assert taken_over.get("/").status_code == 403
+    assert "Accounts held: 1" in desk.get("/admin/").content.decode()
+    assert "second factor" in desk.get("/admin/retrieval/hold/").content.decode()
+
+    desk.post(f"/admin/retrieval/hold/{hold.pk}/lift/")
+
+    assert taken_over.get("/").status_code == 200
+    assert [e["user"] for e in log(Kind.HOLD_LIFTED)] == [ben.pk]
+
+
+def test_nobody_sets_their_own_password_past_the_old_one(
+    browser: Client, administrator: User
+) -> None:
+    form = {"password1": NEW, "password2": NEW, "usable_password": "true", "set-password": "1"}
+
+    answer = browser.post(f"/admin/retrieval/user/{administrator.pk}/password/", form)
+
+    administrator.refresh_from_db()
+    assert answer.headers["Location"] == "/password"
+    assert not administrator.check_password(NEW)
+
+
+def test_a_list_is_not_narrowed_by_what_it_does_not_offer(browser: Client) -> None:
+    for hidden in (
+        "user/?password__startswith=a",
+        "user/?directory_id=x",
+        "image/?sealed_name__startswith=a",
+        "image/?content_key=a",
+        "apitoken/?digest__startswith=a",
+        "keptquery/?sealed_words__contains=a",
+    ):
+        assert browser.get(f"/admin/retrieval/{hidden}").status_code == 400, hidden
+    for offered in ("user/?is_staff__exact=1", "image/?state__exact=review", "image/?collection=1"):
+        assert browser.get(f"/admin/retrieval/{offered}").status_code == 200, offered
 
 
 def test_a_change_of_rights_is_on_the_log_without_values(browser: Client, log: Log) -> None:
@@ -132,18 +187,26 @@ def test_who_edits_groups_gives_no_rights_to_one_of_their_own(clerk: User, is_ne
 
 
 def test_what_the_database_says_of_a_refused_row_is_not_written_to_the_log_file(
-    browser: Client, caplog: pytest.LogCaptureFixture
+    browser: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = make_account()
+    """As where two add the same group at once."""
+    Group.objects.create(name="secret-name")
+    monkeypatch.setattr(Group, "validate_unique", lambda *_arguments, **_named: None)
 
-    answer = browser.post(
-        f"/admin/retrieval/user/{program.pk}/change/",
-        {"username": "secret-name", "is_active": "on", "is_staff": "on"},
-    )
+    answer = browser.post("/admin/auth/group/add/", {"name": "secret-name"})
 
     assert answer.status_code == 503
     assert "secret-name" not in caplog.text
     assert "no answer: IntegrityError" in caplog.text
+
+
+def test_a_program_is_not_edited_as_a_person_is(browser: Client) -> None:
+    """As staff, say: the database would refuse it, where a form should."""
+    program = make_account()
+
+    answer = browser.get(f"/admin/retrieval/user/{program.pk}/change/", follow=True)
+
+    assert "doesn’t exist" in answer.content.decode()
 
 
 def test_a_group_that_holds_grants_is_not_deleted(browser: Client, collection: Collection) -> None:

@@ -11,7 +11,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from retrieval import access, tokens
+from retrieval import access, queue, tokens
 from retrieval.errors import AccessDenied, LimitReached, ScopeMissing, TokenRefused
 from retrieval.models import (
     ApiToken,
@@ -263,7 +263,10 @@ def test_what_a_leaked_token_rotated_itself_into_is_revoked_with_it(
     account: ServiceAccount, collection: Collection, log: Log
 ) -> None:
     leaked, text = make_token(account, collection)
-    by_person, theirs = tokens.rotate(leaked, overlap=timedelta(days=1), rotated_by=make_user())
+    assert account.responsible is not None
+    by_person, theirs = tokens.rotate(
+        leaked, overlap=timedelta(days=1), rotated_by=account.responsible
+    )
     for _ in range(2):
         answer = with_token(text).post(
             "/api/v1/token/rotate", {"overlap_s": 86400}, content_type="application/json"
@@ -366,9 +369,38 @@ def test_what_is_no_token_fills_no_log_and_an_unknown_one_is_on_it(
         assert ask(with_token(nonsense)).status_code == 401
     assert log(Kind.TOKEN_REFUSED) == []
 
+    queue._broker().flushdb()
     body = f"cloister_{token.pk}_{'A' * 43}"
-    assert ask(with_token(body + tokens._checksum(body))).status_code == 401
-    assert log(Kind.TOKEN_REFUSED) == [{"token": token.pk, "reason": "unknown"}]
+    invented = with_token(body + tokens._checksum(body))
+    assert [invented.get("/api/v1/token").status_code for _ in range(9)] == [401] * 9
+    assert log(Kind.TOKEN_REFUSED) == [
+        {"token": token.pk, "reason": "unknown", "count": count} for count in (1, 2, 4, 8)
+    ]
+
+
+def test_whoever_invents_tokens_all_the_time_is_not_listened_to_and_others_there_are(
+    program: Client, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    queue._broker().flushdb()
+    monkeypatch.setattr(tokens, "STRANGERS_PER_MINUTE", 2)
+    body = f"cloister_9_{'A' * 43}"
+    invented = with_token(body + tokens._checksum(body))
+
+    told = [invented.get("/api/v1/token").status_code for _ in range(4)]
+
+    assert told == [401, 401, 429, 429]
+    assert len(log(Kind.TOKEN_REFUSED)) == 2
+    assert program.get("/api/v1/token").status_code == 200
+
+
+def test_a_refusal_that_is_only_counted_is_none_while_the_log_is_closed(
+    log_blocked: Blocked, program: Client
+) -> None:
+    body = f"cloister_9_{'A' * 43}"
+    invented = with_token(body + tokens._checksum(body))
+    with log_blocked():
+        told = {invented.get("/api/v1/token").status_code for _ in range(3)}
+    assert told == {503}
 
 
 def test_a_session_opens_nothing_here(image: Image, collection: Collection) -> None:

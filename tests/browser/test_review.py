@@ -98,7 +98,7 @@ def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> No
     page.mouse.up()
 
 
-def test_a_box_is_drawn_one_taken_off_and_what_was_seen_is_released_by_key(
+def test_a_box_is_drawn_one_taken_off_and_what_was_left_covered_is_released_by_key(
     page: Page, address: str, worker: RunStage, var: Path
 ) -> None:
     page.goto(f"{address}/review/")
@@ -140,10 +140,11 @@ def test_a_box_is_drawn_one_taken_off_and_what_was_seen_is_released_by_key(
     expect(page.locator("#picture .box.last_look")).not_to_have_count(0)
     first = page.url
 
-    page.keyboard.press("r")
+    expect(page.get_by_text("another reviewer")).to_be_visible()
+    page.keyboard.press("x")
     page.wait_for_url(lambda url: url != first)
     second = page.url
-    page.keyboard.press("x")
+    page.keyboard.press("r")
     page.wait_for_url(lambda url: url not in (first, second))
     expect(page.get_by_text("1 waiting")).to_be_visible()
 
@@ -153,15 +154,16 @@ def test_a_box_is_drawn_one_taken_off_and_what_was_seen_is_released_by_key(
             " ORDER BY number"
         ).fetchall()
         states = superuser.execute("SELECT state FROM retrieval_image ORDER BY received_at")
-        assert [state for (state,) in states] == ["deidentified", "rejected", "review"]
+        assert [state for (state,) in states] == ["rejected", "deidentified", "review"]
     assert [kind for kind, _ in rows] == [
         "review.boxes_changed",
         "review.decided",
         "review.decided",
     ]
     assert '"reasons":["not_a_face"]' in str(rows[0][1])
-    assert '"decision":"released"' in str(rows[1][1])
+    assert '"decision":"rejected"' in str(rows[1][1])
     assert '"render":2' in str(rows[1][1])
+    assert '"decision":"released"' in str(rows[2][1])
 
 
 def test_numbers_and_reasons_do_it_all_without_a_mouse(

@@ -9,6 +9,7 @@ from django.contrib.auth.models import Group
 from django.test import Client
 
 from appliance.directory import ldap
+from appliance.directory import names as names_of
 from appliance.directory.configuration import Ldap, SignIn
 from appliance.web.middleware import CHECKED_AT
 from retrieval import second_factor
@@ -182,6 +183,46 @@ def test_groups_follow_the_directory_and_those_of_ours_alone_stay(server: Slapd)
         assert [g.name for g in lea.groups.all()] == ["Night shift"]
     finally:
         server.change(change.format(group, "lea", SUFFIX))
+
+
+def test_a_group_counts_by_its_dn_and_not_by_a_name_that_anybody_further_down_may_give_it(
+    server: Slapd, settings: Any
+) -> None:
+    """Neither a group of that name below another one, nor a second name on any other one."""
+    below = f"cn=it,cn=wards,ou=groups,{SUFFIX}"
+    for dn, names in ((f"cn=wards,ou=groups,{SUFFIX}", "cn: wards\ncn: it"), (below, "cn: it")):
+        server.change(
+            f"dn: {dn}\nchangetype: add\nobjectClass: groupOfNames\n{names}\n"
+            f"member: uid=lea,ou=people,{SUFFIX}\n"
+        )
+    try:
+        sign_in("lea")
+        assert not User.objects.get(username="lea").is_staff
+
+        settings.CLOISTER_SIGN_IN = dataclasses.replace(
+            settings.CLOISTER_SIGN_IN, staff_groups=frozenset({names_of.canonical(below.upper())})
+        )
+        sign_in("lea")
+        assert User.objects.get(username="lea").is_staff
+    finally:
+        for dn in (below, f"cn=wards,ou=groups,{SUFFIX}"):
+            server.change(f"dn: {dn}\nchangetype: delete\n")
+
+
+def test_a_name_that_two_entries_or_an_entry_with_two_names_have_lets_nobody_in(
+    server: Slapd,
+) -> None:
+    second = f"dn: cn=second,ou=people,{SUFFIX}"
+    server.change(
+        f"{second}\nchangetype: add\nobjectClass: inetOrgPerson\ncn: second\nsn: second\n"
+        f"uid: second\nuid: lea\nuserPassword: {PASSWORD}\n"
+    )
+    try:
+        assert not is_in(sign_in("lea"))
+        assert not is_in(sign_in("second"))
+    finally:
+        server.change(f"{second}\nchangetype: delete\n")
+    assert is_in(sign_in("lea"))
 
 
 def forget_check(client: Client) -> None:

@@ -122,6 +122,9 @@ def test_an_account_of_ours_is_not_taken_over_by_a_person_of_its_name() -> None:
         {"exp": None},
         {"aud": None},
         {"sub": "another"},
+        {"exp": "soon"},
+        {"aud": 7},
+        {"sub": ["248289761001"]},
     ],
     ids=str,
 )
@@ -150,6 +153,29 @@ def test_claims_of_somebody_else_are_refused(provider: Provider) -> None:
     provider.userinfo = {"sub": "another"}
 
     assert not is_in(signed_in())
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"preferred_username": {"lea": 1}},
+        {"preferred_username": "le\x00a"},
+        {"preferred_username": ""},
+        {"groups": "it"},
+        {"groups": [["it"]]},
+        {"sub": 248289761001},
+    ],
+    ids=str,
+)
+def test_claims_of_the_wrong_kind_are_refused_and_no_error(
+    provider: Provider, told: dict[str, Any]
+) -> None:
+    provider.userinfo = told
+
+    client = Client()
+
+    assert through(client).headers["Location"] == "/sign-in?refused=1"
+    assert not is_in(client)
 
 
 def test_a_code_is_taken_in_the_browser_that_asked_for_it_and_once(provider: Provider) -> None:

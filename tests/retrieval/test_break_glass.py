@@ -11,11 +11,30 @@ from django.contrib.auth.models import Permission
 from django.db import DatabaseError, connection
 from django.test import override_settings
 
-from retrieval import access, break_glass
+from retrieval import access, break_glass, holds
 from retrieval.errors import AccessDenied, SecondPersonNeeded
-from retrieval.models import BreakGlass, Collection, Grant, Kind, Purpose, Role, User, Verdict
+from retrieval.models import (
+    Authenticator,
+    BreakGlass,
+    Collection,
+    Grant,
+    Hold,
+    Kind,
+    Purpose,
+    Role,
+    User,
+    Verdict,
+)
 from retrieval.models.grant import CAPABILITIES, Capability
-from tests.factories import grant, make_collection, make_encoder, make_image, make_user
+from tests.factories import (
+    enrol,
+    enrol_now,
+    grant,
+    make_collection,
+    make_encoder,
+    make_image,
+    make_user,
+)
 from tests.retrieval.test_row_level_security import HOLD_PICTURES, rows_of
 
 Superuser = psycopg.Connection[tuple[Any, ...]]
@@ -33,13 +52,16 @@ def collection(db: None) -> Collection:
 
 @pytest.fixture
 def physician(db: None) -> User:
-    return make_user("physician")
+    physician = make_user("physician")
+    enrol(physician)
+    return physician
 
 
 @pytest.fixture
 def officer(db: None) -> User:
     officer = make_user("officer")
     officer.user_permissions.add(Permission.objects.get(codename="review_breakglass"))
+    enrol(officer)
     return officer
 
 
@@ -195,7 +217,7 @@ def test_a_mail_server_that_is_away_holds_up_no_emergency(
         break_glass.break_glass(collection.name, reason=REASON, actor=physician)
 
     assert opened(physician) == [collection.pk]
-    assert "was not mailed" in caplog.text
+    assert "not mailed" in caplog.text
 
 
 def test_what_is_not_there_and_what_has_no_reason_opens_nothing(
@@ -246,6 +268,50 @@ def test_what_was_not_justified_is_closed(
     break_glass.review(broken.pk, Verdict.NOT_JUSTIFIED, actor=officer)
 
     assert opened(physician) == []
+
+
+def test_what_was_not_justified_is_the_breakers_last_until_an_officer_says_otherwise(
+    collection: Collection, physician: User, officer: User
+) -> None:
+    officer.user_permissions.add(Permission.objects.get(codename="lift_hold"))
+    officer = User.objects.get(pk=officer.pk)
+    broken = break_glass.break_glass(collection.name, reason=REASON, actor=physician)
+    break_glass.review(broken.pk, Verdict.NOT_JUSTIFIED, actor=officer)
+
+    assert_breaks_nothing(physician, collection)
+
+    grant(physician, collection, Role.SEARCHER, Purpose.TREATMENT)
+    assert opened(physician, Purpose.TREATMENT) == [collection.pk]  # what was granted stays
+    holds.lift(Hold.objects.get(user=physician).pk, actor=officer)
+    break_glass.break_glass(collection.name, reason=REASON, actor=physician)
+    assert opened(physician) == [collection.pk]
+
+
+def test_a_second_factor_of_today_breaks_no_glass(collection: Collection, physician: User) -> None:
+    """Nor none at all. Another app in place of an old one does."""
+    Authenticator.objects.filter(user=physician).delete()
+    assert_breaks_nothing(physician, collection)
+    enrol_now(physician)
+    assert_breaks_nothing(physician, collection)
+
+    Authenticator.objects.filter(user=physician).delete()
+    enrol(physician)
+    enrol_now(physician)
+    break_glass.break_glass(collection.name, reason=REASON, actor=physician)
+
+
+def assert_breaks_nothing(actor: User, collection: Collection) -> None:
+    """Not by the first lock and, asked by SQL, not by the second."""
+    with pytest.raises(AccessDenied):
+        break_glass.break_glass(collection.name, reason=REASON, actor=actor)
+    with (
+        pytest.raises(DatabaseError, match="nobody acts here"),
+        access.acting_as(actor, Purpose.EMERGENCY),
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(
+            "SELECT cloister_break_glass(gen_random_uuid(), %s, true, '')", [collection.pk]
+        )
 
 
 def test_its_breaker_closes_it_and_no_stranger_does(

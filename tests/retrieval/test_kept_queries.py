@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.db import DatabaseError, connection
 
-from retrieval import access, kept_queries
+from retrieval import access, break_glass, kept_queries
 from retrieval.errors import AccessDenied
 from retrieval.models import Collection, KeptQuery, Kind, Purpose, User
 from retrieval.query import Query
@@ -68,13 +68,14 @@ def test_a_kept_query_is_sealed_and_read_by_an_officer_on_the_log(
     asked = kept_queries.read(kept.pk, actor=officer)
 
     assert WORDS in asked.words
-    assert asked.images == (b"an example",)
+    assert asked.images == 1
     details = superuser.execute(
         "SELECT details FROM retrieval_auditevent WHERE kind = %s", [Kind.QUERY_READ]
     ).fetchone()
     assert details is not None
     assert json.loads(str(details[0])) == {
         "entry": entry,
+        "image": None,
         "query": str(kept.pk),
         "user": reader.pk,
     }
@@ -99,7 +100,7 @@ def test_nobody_else_reads_it_not_even_who_asked(reader: User, superuser: Superu
     ):
         cursor.execute(
             "INSERT INTO retrieval_keptquery SELECT gen_random_uuid(), 99, '', '', '', now(),"
-            " now(), id FROM retrieval_user WHERE username = 'operator'"
+            " now(), id, '{}' FROM retrieval_user WHERE username = 'operator'"
         )
 
 
@@ -134,16 +135,21 @@ def test_without_its_row_a_kept_query_has_no_key(reader: User, superuser: Superu
     assert first != second
 
 
-def test_the_officers_page_shows_it_and_gives_examples_as_downloads(
+def test_the_officers_page_shows_it_and_an_example_takes_what_an_original_takes(
     reader: User, officer: User, superuser: Superuser
 ) -> None:
     make_encoder()
-    ask(reader, opened_to(reader, 30))
+    collection = opened_to(reader, 30)
+    ask(reader, collection)
     (kept,) = superuser.execute("SELECT id FROM retrieval_keptquery").fetchall()[0]
     desk, url = signed_in(officer), f"/admin/retrieval/keptquery/{kept}"
 
     assert "Mustermann" not in desk.get("/admin/retrieval/keptquery/").content.decode()
     assert "Mustermann" in desk.get(f"{url}/change/").content.decode()
+    for name, originals in ((make_collection().name, True), (collection.name, False)):
+        break_glass.break_glass(name, reason="As a test.", actor=officer, originals=originals)
+        assert desk.get(f"{url}/image/1/").status_code == 404
+    break_glass.break_glass(collection.name, reason="As a test.", actor=officer, originals=True)
     example = desk.get(f"{url}/image/1/")
     assert example.content == b"an example"
     assert example.headers["Content-Disposition"].startswith("attachment")

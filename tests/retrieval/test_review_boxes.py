@@ -235,6 +235,30 @@ def test_only_the_render_that_was_looked_at_is_released(
     assert stored(image).state == State.DEIDENTIFIED
 
 
+@pytest.mark.parametrize("kind", list(BoxKind))
+def test_who_took_a_cover_off_does_not_release_the_image_and_a_second_reviewer_does(
+    collection: Collection, reviewer: User, kind: BoxKind
+) -> None:
+    image, second = in_review(collection), make_user()
+    grant(second, collection, Role.REVIEWER, PURPOSE)
+    change(image, reviewer, removed={detected(image, kind).pk: RemovalReason.OTHER})
+    covered_anew(image)
+
+    assert review.look_at(image.pk, actor=reviewer, purpose=PURPOSE).needs_another
+    with pytest.raises(review.TakenOffByYou):
+        review.release(image.pk, render=2, actor=reviewer, purpose=PURPOSE)
+    with (
+        pytest.raises(ProgrammingError, match="does not release"),
+        access.acting_as(reviewer, PURPOSE),
+    ):
+        Image.objects.filter(pk=image.pk).update(state=State.DEIDENTIFIED)
+    assert stored(image).state == State.REVIEW
+
+    assert not review.look_at(image.pk, actor=second, purpose=PURPOSE).needs_another
+    review.release(image.pk, render=2, actor=second, purpose=PURPOSE)
+    assert stored(image).state == State.DEIDENTIFIED
+
+
 def test_nothing_is_released_while_it_is_covered_anew(
     collection: Collection, reviewer: User
 ) -> None:
@@ -400,7 +424,7 @@ def test_released_boxes_judge_the_detectors_of_their_profile(
         },
     )
     covered_anew(image)
-    review.release(image.pk, render=2, actor=reviewer, purpose=PURPOSE)
+    review.release(image.pk, render=2, actor=operator(), purpose=PURPOSE)
 
     judged = review.reviewed_boxes(collection.profile, actor=reviewer, purpose=PURPOSE)
 

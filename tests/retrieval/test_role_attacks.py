@@ -95,6 +95,7 @@ def test_functions_are_open_to_those_who_need_them_only(superuser: Connection) -
         ("cloister_drop_broken_indexes", "cloister_worker"),
         ("cloister_note_rebuilt", "cloister_worker"),
         ("cloister_empty_partition", "cloister_worker"),
+        ("cloister_lift_hold", "cloister_web"),
     }
 
 

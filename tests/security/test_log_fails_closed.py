@@ -24,6 +24,7 @@ from appliance.web import middleware
 from retrieval import break_glass
 from retrieval.models import Image, Kind, Purpose, Role, State, User
 from tests.factories import (
+    enrol,
     grant,
     make_account,
     make_collection,
@@ -120,8 +121,10 @@ def requests(browser: Client, officer: User, image: Image) -> list[Request]:
 def decisions(officer: User, image: Image) -> list[Request]:
     """What changes something: on an image in review, and where the glass was broken."""
     held = make_image(image.collection, state=State.REVIEW, preview=jpeg(), render=1)
+    physician = make_user()
+    enrol(physician)
     broken = break_glass.break_glass(
-        image.collection.name, reason="The patient does not answer.", actor=make_user()
+        image.collection.name, reason="The patient does not answer.", actor=physician
     )
     own = break_glass.break_glass(
         image.collection.name, reason="The patient does not answer.", actor=officer

@@ -23,9 +23,10 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
 from appliance.web import middleware
-from retrieval import access, break_glass, kept_queries, tokens
-from retrieval.models import Purpose, Role, Scope, Subject, User
+from retrieval import access, break_glass, holds, kept_queries, tokens
+from retrieval.models import HoldReason, Purpose, Role, Scope, Subject, User
 from tests.factories import (
+    enrol,
     grant,
     make_account,
     make_collection,
@@ -167,10 +168,13 @@ def world(db: None, superuser: Superuser, settings: Any) -> World:
     people["closed"].is_active = False
     people["closed"].save()
     clients["ended"].session.flush()
+    physician = make_user("physician")
+    enrol(physician)
     broken = break_glass.break_glass(
-        own.name, reason="The patient does not answer.", actor=people["clerk"]
+        own.name, reason="The patient does not answer.", actor=physician
     )
-    break_glass.close(broken.pk, actor=people["clerk"])
+    break_glass.close(broken.pk, actor=physician)
+    holds.place(make_user("held"), HoldReason.PASSWORD, by=operator())
     kept_queries.keep(
         1,
         words="kept words",

@@ -19,7 +19,7 @@ from retrieval.errors import AccessDenied
 from retrieval.models import Collection, Image, Kind, Purpose, Role, User, Verdict
 from retrieval.storage import Form
 from tests import database
-from tests.factories import grant, make_image, make_user, pass_second_factor
+from tests.factories import enrol, grant, make_image, make_user, pass_second_factor
 from tests.web.conftest import Blocked, Log, Superuser, jpeg, signed_in
 from workers import originals
 
@@ -38,7 +38,9 @@ def image(collection: Collection) -> Image:
 
 @pytest.fixture
 def physician(collection: Collection) -> User:
-    return make_user("physician")
+    physician = make_user("physician")
+    enrol(physician)
+    return physician
 
 
 @pytest.fixture
@@ -53,6 +55,7 @@ def at_the_bedside(physician: User) -> Client:
 def officer(db: None) -> User:
     officer = make_user("officer", is_staff=True)
     officer.user_permissions.add(Permission.objects.get(codename="review_breakglass"))
+    enrol(officer)
     return officer
 
 

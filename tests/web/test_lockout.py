@@ -47,7 +47,7 @@ def test_after_five_wrong_passwords_the_right_one_is_not_looked_at(log: Log) -> 
     assert answer.status_code == 429
     assert "Too many wrong tries" in answer.content.decode()
     assert len(log(Kind.SIGN_IN_FAILED)) == PER_ADDRESS - 1
-    assert [set(entry) for entry in log(Kind.SIGN_IN_LOCKED)] == [{"name"}] * 2
+    assert [set(entry) for entry in log(Kind.SIGN_IN_LOCKED)] == [{"name", "count"}] * 2
 
 
 def test_who_guesses_the_old_password_to_set_a_new_one_is_locked_out(log: Log) -> None:

@@ -159,6 +159,22 @@ def test_boxes_are_drawn_and_taken_off_and_the_page_waits_for_the_new_picture(
     assert 'value="release"' not in page
 
 
+def test_who_took_a_cover_off_is_told_that_another_reviewer_releases(
+    client: Client, image: Image, box: ReviewBox
+) -> None:
+    client.post(url("boxes", image), {"render": "1", f"remove-{box.pk}": "not_text"})
+    with database.role("worker"), access.processing(image.collection_id):
+        Work.objects.filter(image=image).delete()
+
+    page = client.get(url("case", image)).content.decode()
+    answer = client.post(url("decide", image), {"decision": "release", "render": "1"})
+
+    assert 'value="release"' not in page
+    assert "not writing (by " in page
+    assert answer.status_code == 409
+    assert "another reviewer" in answer.content.decode()
+
+
 def test_what_is_no_box_or_no_reason_changes_nothing(
     client: Client, image: Image, box: ReviewBox
 ) -> None:

@@ -13,9 +13,9 @@ from django.utils import timezone
 from django_otp.oath import totp
 
 from appliance.web import second_factor as of_session
-from retrieval import second_factor
+from retrieval import holds, second_factor
 from retrieval.errors import AccessDenied
-from retrieval.models import Authenticator, Kind, RecoveryCode, Role, User
+from retrieval.models import Authenticator, HoldReason, Kind, RecoveryCode, Role, User, holds_on
 from retrieval.second_factor import Outcome
 from tests.factories import app_code, enrol, grant, make_collection, make_user
 from tests.security.test_log_fails_closed import routes
@@ -238,8 +238,11 @@ def test_a_reset_by_somebody_else_closes_open_sessions_and_is_on_the_log(
 def test_the_servers_own_command_is_the_last_resort(administrator: User, log: Log) -> None:
     client = signed_in(administrator)
 
+    holds.place(administrator, HoldReason.SECOND_FACTOR, by=make_user())
+
     call_command("reset_second_factor", "ada", stdout=StringIO())
 
+    assert not holds_on(administrator).exists()
     assert client.get("/").headers["Location"].startswith("/sign-in")
     assert log(Kind.SECOND_FACTOR_CHANGED)[-1] == {"change": "reset", "user": administrator.pk}
 

@@ -22,7 +22,7 @@ class Command(BaseCommand):
         call_command("migrate", interactive=False, verbosity=0)
         # Permissions exist only after the last migration, so this cannot be one.
         User.objects.get(username="operator").user_permissions.add(
-            Permission.objects.get(codename="view_auditevent")
+            *Permission.objects.filter(codename__in=("view_auditevent", "lift_hold"))
         )
         for role, password in self.passwords().items():
             with connection.cursor() as cursor:

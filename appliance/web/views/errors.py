@@ -27,6 +27,17 @@ def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpR
     return _plain(request, 403, "Not allowed", "Your account may not do this.")
 
 
+def held(request: HttpRequest) -> HttpResponse:
+    return _plain(
+        request,
+        403,
+        "Not yet",
+        "Somebody else set your password or reset your second factor. Until the privacy officer has"
+        " confirmed with you that you asked for it, this account opens nothing. If you did not ask"
+        " for it, tell the officer.",
+    )
+
+
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     return _plain(
         request,

@@ -121,7 +121,11 @@ def _again(request: HttpRequest, image_id: UUID, problem: str) -> HttpResponse:
 
 def _conflict(request: HttpRequest, image_id: UUID, error: Exception) -> HttpResponse:
     """What a reviewer is told who comes second."""
-    context = {"image_id": image_id, "is_outdated": isinstance(error, review.Outdated)}
+    context = {
+        "image_id": image_id,
+        "is_outdated": isinstance(error, review.Outdated),
+        "needs_another": isinstance(error, review.TakenOffByYou),
+    }
     return render(request, "review_conflict.html", context, status=409)
 
 

@@ -14,10 +14,10 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 from django_htmx.http import HttpResponseClientRedirect
 
-from appliance.web import purpose, sessions
+from appliance.web import address, purpose, sessions
 from appliance.web.forms import OwnPasswordForm, PurposeForm
-from retrieval import audit, second_factor
-from retrieval.models import Kind, Purpose
+from retrieval import audit, refusals, second_factor
+from retrieval.models import Kind, Purpose, holds_on
 
 
 class SignIn(LoginView):
@@ -45,9 +45,12 @@ class SignIn(LoginView):
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
         name = audit.fingerprint(str(form.data.get("username", "")))
         is_locked = getattr(self.request, "axes_locked_out", False)
-        audit.record(
-            Kind.SIGN_IN_LOCKED if is_locked else Kind.SIGN_IN_FAILED, actor=None, name=name
-        )
+        if is_locked:
+            # Not looked at, so not bounded either: counted for each address.
+            there = audit.fingerprint(address.client_address(self.request) or "")
+            refusals.record(Kind.SIGN_IN_LOCKED, of=there, actor=None, name=name)
+        else:
+            audit.record(Kind.SIGN_IN_FAILED, actor=None, name=name)
         return self.render_to_response(self.get_context_data(form=form, is_locked=is_locked))
 
 
@@ -92,6 +95,7 @@ def account(request: HttpRequest) -> HttpResponse:
     user, key = purpose.actor_of(request), request.session.session_key
     rows = [(row, sessions.is_own(row, key)) for row in sessions.of_user(user)]
     context = {
+        "holds": holds_on(user),
         "sessions": rows,
         "is_enrolled": second_factor.is_enrolled(user),
         "is_required": second_factor.is_required(user),
