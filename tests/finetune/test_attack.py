@@ -24,7 +24,7 @@ honest = train.release
 def without_noise(
     objective: Objective, weights: torch.Tensor, rows: Rows, mechanism: Mechanism
 ) -> torch.Tensor:
-    return objective.clipped_sum(weights, rows, sampler.poisson(rows.units, 0.5))
+    return objective.clipped_sum(weights, rows, sampler.poisson(rows.units, 0.5)).float()
 
 
 def clipping_the_batch(
@@ -37,8 +37,7 @@ def clipping_the_batch(
     mean = loose.clipped_sum(weights, rows, drawn) / len(drawn)
     clipped = mean * min(1.0, objective.clip / float(mean.norm())) * len(drawn)
     noise = sampler.gaussian(objective.size, mechanism.noise_multiplier * objective.clip)
-    noisy: torch.Tensor = clipped + noise
-    return noisy
+    return (clipped + noise).float()
 
 
 def noise_in_the_first_step_only() -> Release:

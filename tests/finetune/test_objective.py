@@ -109,7 +109,26 @@ def test_ghost_norms_clip_as_materialised_gradients_do() -> None:
         whole = left[piece == number].T @ right[piece == number]
         by_hand += whole * min(1.0, 2.0 / float(whole.norm()))
 
-    assert torch.allclose(clipped_outer_sum(left, right, piece, 2.0), by_hand, atol=1e-5)
+    summed = clipped_outer_sum(left, right, piece, 2.0).float()
+    assert torch.allclose(summed, by_hand, atol=1e-5)
+    # Many rows in a piece are summed before they are measured.
+    whole = left.T @ right
+    summed = clipped_outer_sum(left, right, np.zeros(12, np.int64), 2.0).float()
+    assert torch.allclose(summed, whole * 2 / whole.norm(), atol=1e-5)
+
+
+def test_rounding_lets_one_part_among_thousands_move_the_sum_by_no_more_than_the_clip() -> None:
+    generator = torch.Generator().manual_seed(0)
+    left = 100 + torch.randn(5000, 6, generator=generator)
+    right = 100 + torch.randn(5000, 6, generator=generator)
+    piece = np.arange(5000)
+    everyone = clipped_outer_sum(left, right, piece, 1.0)
+    moved = [
+        everyone - clipped_outer_sum(left[kept], right[kept], piece[kept], 1.0)
+        for kept in (np.delete(piece, one) for one in range(0, 5000, 500))
+    ]
+
+    assert all(1 - 1e-5 < float(one.norm()) <= 1 for one in moved)
 
 
 def test_the_per_example_loss_of_an_image_does_not_see_the_others() -> None:
@@ -171,4 +190,17 @@ def test_noise_has_the_asked_deviation_and_is_never_drawn_twice() -> None:
     assert float(first.std()) == pytest.approx(3.0, rel=0.02)
     assert abs(float((first**4).mean() / 81) - 3) < 0.15
     assert abs(float((first * second).mean())) < 0.1
+
+
+def test_a_noisy_sum_keeps_no_bits_of_the_data_below_its_grid() -> None:
+    """Where sum and noise nearly cancel, what is left would else be finer than the noise is."""
+    total = torch.rand(20_000, dtype=torch.float64) - 0.5
+
+    found = sampler.noisy(total, 1e-3, 1.5)
+
+    assert float((found.double() - total).std()) == pytest.approx(1.5e-3, rel=0.05)
+    steps = found.double() / sampler.GRID
+    small = found.abs() < 2**-6  # where float32 could say more than the grid does
+    assert small.any()
+    assert torch.equal(steps[small], steps[small].round())
     assert len(PerExample.__doc__ or "") > 0

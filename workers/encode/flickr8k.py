@@ -108,14 +108,14 @@ def _cached_grids(
         rng = random.Random(cached.stem)  # noqa: S311  augmentation, not a secret
         grids = [
             tower.grid(tower.preprocess([np.asarray(augmented(photograph, view, rng))]))
-            for photograph in _photographs(archive, files)
+            for photograph in photographs(archive, files)
         ]
         np.save(cached, torch.cat(grids).half().numpy())
     found: NDArray[np.float16] = np.load(cached)
     return found
 
 
-def _photographs(archive: Path, files: Sequence[str]) -> Iterator[Image.Image]:
+def photographs(archive: Path, files: Sequence[str]) -> Iterator[Image.Image]:
     with zipfile.ZipFile(archive) as opened:
         for file in files:
             with opened.open(file) as member:

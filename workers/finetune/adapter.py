@@ -62,7 +62,7 @@ class Adapter:
         return sum(part.numel() for part in self.module.parameters() if part.requires_grad)
 
     def clipped_sum(self, weights: torch.Tensor, rows: Rows, drawn: Drawn) -> torch.Tensor:
-        total = torch.zeros(self.size)
+        total = torch.zeros(self.size, dtype=torch.float64)
         for units in np.array_split(drawn, math.ceil(len(drawn) / UNITS_AT_ONCE) or 1):
             chosen = rows.of_units(units)
             if not len(chosen):

@@ -7,6 +7,7 @@ torchcsprng for this, which is no longer built for current torch.
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 MANTISSA = 53
 SUMMANDS = 4
+GRID = 2.0**-30  # of the sensitivity: a million numbers rounded to it are off by less than ROUNDING
 
 
 def uniform(count: int) -> NDArray[np.float64]:
@@ -40,7 +42,7 @@ def labels(count: int, groups: int) -> NDArray[np.int64]:
 
 
 def gaussian(size: int, deviation: float) -> torch.Tensor:
-    """(size,) float32 normal noise.
+    """(size,) float64 normal noise.
 
     Each number is the sum of four: the low bits of a single floating-point draw betray it
     (Mironov 2012), those of a sum do not at feasible cost (Holohan, Braghin 2021, section 5).
@@ -48,5 +50,18 @@ def gaussian(size: int, deviation: float) -> torch.Tensor:
     half = (size * SUMMANDS + 1) // 2
     radius, angle = np.sqrt(-2 * np.log(uniform(half))), 2 * np.pi * uniform(half)
     drawn = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[: size * SUMMANDS]
-    summed = drawn.reshape(SUMMANDS, size).sum(0) * (deviation / SUMMANDS**0.5)
-    return torch.from_numpy(summed.astype(np.float32))
+    return torch.from_numpy(drawn.reshape(SUMMANDS, size).sum(0) * (deviation / SUMMANDS**0.5))
+
+
+def noisy(total: torch.Tensor, noise_multiplier: float, sensitivity: float) -> torch.Tensor:
+    """(size,) float32: `total` with normal noise, both whole multiples of one public step.
+
+    Added as they are, a sum smaller than its noise keeps low bits that the noise never has, and
+    they are the data's. On a grid the outcome is the rounding of what a Gaussian mechanism gives
+    for the rounded sum, and rounding tells nothing more.
+    """
+    step = 2.0 ** math.floor(math.log2(sensitivity)) * GRID
+    noise = gaussian(len(total), noise_multiplier * sensitivity)
+    # Whole numbers, exact in float64 up to 2**53: sums of eight million parts.
+    whole = (total.double() / step).round() + (noise / step).round()
+    return (whole * step).float()

@@ -6,8 +6,12 @@ the work (docs/benchmarks.md). It is here to be measured on the device at hand.
 
 from __future__ import annotations
 
+import ctypes
+import platform
+import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -20,8 +24,8 @@ from workers.finetune import ghost
 
 RANK = 8
 CLIP = 1.0
-STEPS = 3
-BATCHES = {"ViT-B-32": 8, "ViT-L-14": 4}
+STEPS = {"cuda": 5, "cpu": 2}  # the fastest counts: the first one warms up
+BATCHES = {"ViT-B-32": 8, "ViT-L-14": 2}
 GPU_BATCHES = {"ViT-B-32": 256, "ViT-L-14": 64}
 
 
@@ -42,11 +46,13 @@ class Adapted(nn.Module):
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one way to clip. peak_mib: of a GPU; a process's own peak tells nothing of a step."""
+    """Of one way to clip. peak_mib: what a step holds beyond the tower; None where the system
+    does not tell."""
 
     tower: str
     clipping: str
     device: str
+    precision: str
     batch: int
     images_per_s: float
     peak_mib: int | None
@@ -69,51 +75,93 @@ def adapt(tower: nn.Module, rank: int) -> nn.Module:
     return tower
 
 
-def costs(name: str) -> list[Cost]:
-    """Both ways on random pictures and weights: what they cost does not depend on either."""
+def costs(name: str, *, at_most: int | None = None) -> list[Cost]:
+    """Both ways on random pictures and weights: what they cost does not depend on either.
+
+    Ghost clipping runs in bfloat16 on a GPU, and so do the hooks beside it.
+    """
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     tower = adapt(open_clip.create_model(name, pretrained=None).visual, RANK).to(device)
     batch = (GPU_BATCHES if on_gpu else BATCHES)[name]
+    batch = min(batch, at_most or batch)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, 3, 224, 224, generator=generator).to(device)
     targets = functional.normalize(torch.randn(batch, tower(images[:1]).shape[1]), dim=1)
+    precision = "bfloat16" if on_gpu else "float32"
     found = []
     for clipping in ("ghost", "per image"):
         seconds, peak = _measured(tower, images, targets.to(device), ghosts=clipping == "ghost")
-        device_name = torch.cuda.get_device_name() if on_gpu else "CPU"
-        found.append(Cost(name, clipping, device_name, batch, batch / seconds, peak))
+        cost = Cost(name, clipping, device_name(), precision, batch, batch / seconds, peak)
+        found.append(cost)
     return found
+
+
+def device_name() -> str:
+    """What was measured on: a number without it says nothing."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    told = re.search(r"model name\s*:\s*(.+)", _read("/proc/cpuinfo"))
+    model = told[1] if told else platform.machine()
+    return f"{model}, {torch.get_num_threads()} threads"
 
 
 def _measured(
     tower: nn.Module, images: torch.Tensor, targets: torch.Tensor, *, ghosts: bool
 ) -> tuple[float, int | None]:
-    """Seconds of the fastest step, and peak MiB."""
+    """Seconds of the fastest step, and MiB at the peak of all."""
 
     def losses(output: torch.Tensor) -> torch.Tensor:
         return -functional.cosine_similarity(output, targets)
 
-    if images.is_cuda:
-        torch.cuda.reset_peak_memory_stats()
+    held = _begin_peak(on_gpu=images.is_cuda)
     seconds = []
-    for _ in range(STEPS):
+    for _ in range(STEPS[images.device.type]):
         begun = time.perf_counter()
         if ghosts:
             ghost.clipped_sum(tower, losses, images, np.arange(len(images)), CLIP)
         else:
             clipped_by_hooks(tower, losses, images)
         seconds.append(time.perf_counter() - begun)
-    if images.is_cuda:
-        return min(seconds), torch.cuda.max_memory_allocated() // 2**20
-    return min(seconds), None
+    peak = _peak(on_gpu=images.is_cuda)
+    return min(seconds), None if peak is None or held is None else (peak - held) // 2**20
+
+
+def _begin_peak(*, on_gpu: bool) -> int | None:
+    """Forget earlier peaks. Returns the bytes held now."""
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    try:
+        # What the way before has freed goes back first, or the next one would seem to need nothing.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak
+    except (OSError, AttributeError):
+        return None
+    return _peak(on_gpu=False)
+
+
+def _peak(*, on_gpu: bool) -> int | None:
+    if on_gpu:
+        return torch.cuda.max_memory_allocated()
+    told = re.search(r"VmHWM:\s*(\d+) kB", _read("/proc/self/status"))
+    return int(told[1]) * 1024 if told else None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def clipped_by_hooks(tower: nn.Module, losses: ghost.Losses, images: torch.Tensor) -> torch.Tensor:
     """The same sum with each image's gradient held, by Opacus' hooks."""
     hooked = GradSampleModule(tower.train(), loss_reduction="sum")  # no hooks in eval mode
     try:
-        torch.autograd.backward(losses(hooked(images)).sum())
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+            total = losses(hooked(images)).float().sum()
+        torch.autograd.backward(total)
         trained = [part for part in tower.parameters() if part.requires_grad]
         each = torch.cat([vars(part)["grad_sample"].flatten(1) for part in trained], 1)
         scale = (CLIP / each.norm(dim=1).clamp_min(1e-12)).clamp(max=1)

@@ -51,9 +51,7 @@ def release(
     """One step's noisy sum over units drawn afresh; noise also where nobody was drawn."""
     drawn = sampler.poisson(rows.units, mechanism.sample_rate)
     total = objective.clipped_sum(weights, rows, drawn)
-    return total + sampler.gaussian(
-        objective.size, mechanism.noise_multiplier * objective.clipping.sensitivity
-    )
+    return sampler.noisy(total, mechanism.noise_multiplier, objective.clipping.sensitivity)
 
 
 def advance(

@@ -26,6 +26,7 @@ _DEFAULT_DATA = "../shared/data"
 # Name → the module whose `tables(setting)` yields what it measured. Imported on use: each loads
 # models of its own.
 BENCHMARKS = {
+    "adapters": "workers.benchmark.adapters",
     "deidentify": "workers.benchmark.deidentify",
     "encode": "workers.benchmark.encode",
     "finetune": "workers.benchmark.finetune",
