@@ -38,11 +38,13 @@ def stands_out(
     words: those of `other_words`, or none where the query is more than words. None where there is
     too little to tell.
     """
-    images = index.vectors_among([nearest.image_id], within=within, encoder=encoder)
-    among_words = [float(row @ other) for row in images.values() for other in words]
-    score = max((float(row @ vector) for row in images.values()), default=0.0)
-    among_images = index.background(vector, within=within, encoder=encoder)
-    return is_confident(score, among_images, np.array(among_words))
+    image, among_images = index.background(
+        vector, beside=nearest.image_id, within=within, encoder=encoder
+    )
+    if image is None:
+        return None
+    among_words = np.array([float(image @ other) for other in words])
+    return is_confident(float(image @ vector), among_images, among_words)
 
 
 @lru_cache(maxsize=4)

@@ -1,7 +1,8 @@
 """The way of a query: authorise, encode, find the nearest, record, answer."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 from types import MappingProxyType
 from typing import Final
@@ -25,11 +26,6 @@ MAX_POOL = 2000
 DUPLICATE_BITS = 10
 """Perceptual hashes of 64 bits that differ in so few are of one picture."""
 DUPLICATE_SIMILARITY = 0.93
-SHOWN = (
-    *("collection", "subject", "study", "video", "starts_at_s", "ends_at_s"),
-    *("perceptual_hash", "wrapped_key", "sealed_name", "width", "height"),
-)
-"""What an answer reads of an image's row."""
 SCORE_DIGITS = 3
 """Scores are rounded: finer ones would let a caller triangulate a vector."""
 
@@ -66,6 +62,19 @@ Scored = tuple[Neighbour, float]
 Found = tuple[list[Hit], bool | None]
 
 
+@dataclass(frozen=True)
+class Reader:
+    """Who asks, what for, and what they may do in each collection that is searched for them."""
+
+    actor: User
+    purpose: Purpose
+    permitted: dict[Collection, set[Capability]]
+
+    @property
+    def within(self) -> list[int]:
+        return [collection.pk for collection in self.permitted]
+
+
 def search(query: Query, *, actor: User, purpose: Purpose, limit: int = 20) -> Answer:
     """Return what `actor` may see that is nearest to `query`, nearest first.
 
@@ -73,11 +82,8 @@ def search(query: Query, *, actor: User, purpose: Purpose, limit: int = 20) -> A
     AccessDenied, EncoderUnavailable (transient), Rejected or NeedsReview (the query image cannot
     be used), AuditUnavailable.
     """
-
-    def find(permitted: list[Collection]) -> Found:
-        return _nearest(query, permitted, actor, purpose, min(max(limit, 0), MAX_LIMIT))
-
-    return _recorded(find, actor, purpose, query)
+    limit = min(max(limit, 0), MAX_LIMIT)
+    return _recorded(partial(_nearest, query, limit), actor, purpose, query)
 
 
 def near_duplicates(image_id: UUID, *, actor: User, purpose: Purpose, limit: int = 20) -> Answer:
@@ -85,16 +91,12 @@ def near_duplicates(image_id: UUID, *, actor: User, purpose: Purpose, limit: int
 
     By perceptual hash or by vector. Recorded like a search, and raises as one.
     """
-
-    def find(permitted: list[Collection]) -> Found:
-        hits = _alike(image_id, permitted, actor, purpose, min(max(limit, 0), MAX_LIMIT))
-        return hits, bool(hits)
-
+    find = partial(_alike, image_id, min(max(limit, 0), MAX_LIMIT))
     return _recorded(find, actor, purpose, Query(like=image_id), duplicates=True)
 
 
 def _recorded(
-    find: Callable[[list[Collection]], Found],
+    find: Callable[[Reader, EncoderVersion], Found],
     actor: User,
     purpose: Purpose,
     query: Query,
@@ -105,14 +107,17 @@ def _recorded(
     `more`: what else the log tells of the query.
     """
     told = _what_the_log_tells(query) | more
-    permitted = access.collections_where(actor, purpose, Capability.SEARCH)
-    if query.collections is not None:
-        permitted = [c for c in permitted if c.pk in query.collections]
+    permitted = {
+        collection: may
+        for collection, may in access.capabilities_in(actor, purpose).items()
+        if Capability.SEARCH in may
+        and (query.collections is None or collection.pk in query.collections)
+    }
     if not permitted:
         audit.record(Kind.SEARCH_DENIED, actor=actor, purpose=purpose, **told)
         raise AccessDenied(f"user {actor.pk} has no collection to search")
     try:
-        hits, confident = find(permitted)
+        hits, confident = _by_live_encoder(partial(find, Reader(actor, purpose, permitted)))
     except Exception as error:
         failure = type(error).__name__
         audit.record(Kind.SEARCH_FAILED, actor=actor, purpose=purpose, error=failure, **told)
@@ -131,11 +136,27 @@ def _recorded(
         number,
         words="\n".join(f"{part.weight:g} {part.words}" for part in parts if part.words),
         images=[part.image for part in parts if part.image],
-        searched=permitted,
+        searched=list(permitted),
         actor=actor,
         purpose=purpose,
     )
     return Answer(hits, number, confident)
+
+
+def _by_live_encoder(find: Callable[[EncoderVersion], Found]) -> Found:
+    """What `find` finds in the live encoder's space; asked once more where that was switched.
+
+    One search keeps to one space: to that of the encoder it began with, which holds as long as
+    that is not retired.
+    """
+    encoder = index.live_encoder()
+    try:
+        return find(encoder)
+    except EncoderUnavailable:
+        live = index.live_encoder()
+        if live == encoder:
+            raise
+    return find(live)
 
 
 def _what_the_log_tells(query: Query) -> dict[str, audit.type_of_detail]:
@@ -150,22 +171,20 @@ def _what_the_log_tells(query: Query) -> dict[str, audit.type_of_detail]:
     }
 
 
-def _nearest(
-    query: Query, permitted: list[Collection], actor: User, purpose: Purpose, limit: int
-) -> Found:
-    within = [c.pk for c in permitted]
-    encoder = index.live_encoder()
+def _nearest(query: Query, limit: int, reader: Reader, encoder: EncoderVersion) -> Found:
     stored: dict[UUID, Image] = {}
     known: dict[UUID, np.ndarray] = {}
     if query.stored():
-        with access.acting_as(actor, purpose):
-            stored, known = _stored(query.stored(), within, encoder)
-    vectors = _query_vectors(query, _encode(query, stored, known, actor, encoder), known)
+        with access.acting_as(reader.actor, reader.purpose):
+            stored, known = _stored(query.stored(), reader.within, encoder)
+    encoded = _encode(query, stored, known, reader.actor, encoder)
+    vectors = _query_vectors(query, encoded, known)
     for vector, _ in vectors:
-        probes.watch(vector, actor=actor, purpose=purpose)
+        probes.watch(vector, actor=reader.actor, purpose=reader.purpose)
     is_words = not query.liked and all(part.words for part in query.all_parts())
     other_words = confidence.other_words(encoder.name) if is_words else ()
-    with access.acting_as(actor, purpose):
+    within = reader.within
+    with access.acting_as(reader.actor, reader.purpose):
         neighbours, images = _candidates(query, vectors, within, encoder, limit)
         confident = (
             confidence.stands_out(
@@ -176,38 +195,57 @@ def _nearest(
         )
         if query.diversity:
             neighbours = _diversified(query, neighbours, within, encoder, limit)
+        index.require_kept(encoder)
     found = neighbours[:limit]
     scored = [(n.image_id, score) for n, score in found]
     boxes = {n.image_id: n.box for n, _ in found}
-    return _hits(scored, images, permitted, actor, purpose, boxes=boxes), confident
+    return _hits(scored, images, reader, boxes=boxes), confident
 
 
 def _hits(
     scored: list[tuple[UUID, float]],
     images: dict[UUID, Image],
-    permitted: list[Collection],
-    actor: User,
-    purpose: Purpose,
+    reader: Reader,
     *,
     boxes: Mapping[UUID, Region | None] = MappingProxyType({}),
 ) -> list[Hit]:
-    names = {c.pk: c.name for c in permitted}
-    named = access.collections_where(actor, purpose, Capability.SEE_SOURCE_NAMES)
-    may_see_source = {c.pk for c in named}
-    return [
-        Hit(
-            image_id=image_id,
-            collection=names[image.collection_id],
-            score=round(score, SCORE_DIGITS),
-            source=storage.source_name(image) if image.collection_id in may_see_source else None,
-            subject=image.subject_id,
-            region=boxes.get(image_id),
-            size=(image.width, image.height) if image.width and image.height else None,
-            time=image.time,
+    permitted = {
+        collection.pk: (collection.name, may) for collection, may in reader.permitted.items()
+    }
+    hits = []
+    for image_id, score in scored:
+        image = images[image_id]
+        collection, may = permitted[image.collection_id]
+        names = Capability.SEE_SOURCE_NAMES in may
+        hits.append(
+            Hit(
+                image_id=image_id,
+                collection=collection,
+                score=round(score, SCORE_DIGITS),
+                source=storage.source_name(image) if names else None,
+                subject=image.subject_id,
+                region=boxes.get(image_id),
+                size=(image.width, image.height) if image.width and image.height else None,
+                time=image.time,
+            )
         )
-        for image_id, score in scored
-        if (image := images[image_id])
-    ]
+    return hits
+
+
+def _indexed(image_ids: Iterable[UUID]) -> dict[UUID, Image]:
+    """Those of the images that can be shown, with what an answer tells of them.
+
+    Inside `access.acting_as`.
+    """
+    rows = Image.objects.raw(_SHOWN, [list(image_ids), State.INDEXED])
+    return {image.pk: image for image in rows}
+
+
+_SHOWN: Final = """
+    SELECT id, collection_id, subject_id, study, video_id, starts_at_s, ends_at_s,
+           perceptual_hash, wrapped_key, sealed_name, width, height
+    FROM retrieval_image WHERE id = ANY (%s::uuid[]) AND state = %s
+"""
 
 
 def _stored(
@@ -215,8 +253,10 @@ def _stored(
 ) -> tuple[dict[UUID, Image], dict[UUID, np.ndarray]]:
     """The images a query names, and their vectors. Raises AccessDenied unless all may be searched:
     foreign and missing ones are not told apart."""
-    images = Image.objects.filter(collection__in=within, state=State.INDEXED).in_bulk(image_ids)
+    found = _indexed(image_ids)
+    images = {image_id: image for image_id, image in found.items() if image.collection_id in within}
     vectors = index.vectors_among(image_ids, within=within, encoder=encoder)
+    index.require_kept(encoder)
     if not images.keys() & vectors.keys() >= image_ids:
         raise AccessDenied("no such image")
     return images, vectors
@@ -234,10 +274,11 @@ def _encode(
     unknown = [part for part in parts if part.like is None or part.region is not None]
     rows: Iterator[np.ndarray] = iter(())
     if unknown:
-        encoded = queue.encode_query([_to_encode(p, stored) for p in unknown], asker=actor.pk)
+        encoded = queue.encode_query(
+            [_to_encode(part, stored) for part in unknown], asker=actor.pk, encoder=encoder.name
+        )
         if encoded.encoder != encoder.name:
-            # The models were switched between the two looks; the next try sees the new one.
-            raise EncoderUnavailable("the live encoder changed while the query was encoded")
+            raise EncoderUnavailable("another encoder answered than was asked")
         rows = iter(encoded.vectors)
     return [
         (known[part.like] if part.like and part.region is None else next(rows), part.weight)
@@ -279,8 +320,7 @@ def _candidates(
     pool = limit * POOL if chooses else limit
     while True:
         ranked = _ranked(query, vectors, within, encoder, pool)
-        found = Image.objects.filter(state=State.INDEXED).only(*SHOWN)
-        images = found.in_bulk([n.image_id for n, _ in ranked])
+        images = _indexed(n.image_id for n, _ in ranked)
         ranked_images = [(n, score) for n, score in ranked if n.image_id in images]
         kept = _one_of_each(ranked_images, images, query.group) if query.group else ranked_images
         if len(kept) >= limit or len(ranked) < pool or pool >= MAX_POOL or not query.group:
@@ -388,18 +428,15 @@ def _without_duplicates(ranked: list[Scored], images: dict[UUID, Image]) -> list
     return kept
 
 
-def _alike(
-    image_id: UUID, permitted: list[Collection], actor: User, purpose: Purpose, limit: int
-) -> list[Hit]:
+def _alike(image_id: UUID, limit: int, reader: Reader, encoder: EncoderVersion) -> Found:
     """The hash outlives scaling and compression; the vector changes of colour and cut as well.
 
     Every permitted hash is read: an index over the hashes of all collections would answer sooner
     or later by what is hidden.
     """
-    within = [c.pk for c in permitted]
-    encoder = index.live_encoder()
+    within = reader.within
     shown = Image.objects.filter(collection__in=within, state=State.INDEXED)
-    with access.acting_as(actor, purpose):
+    with access.acting_as(reader.actor, reader.purpose):
         stored, known = _stored({image_id}, within, encoder)
         hashed = stored[image_id].perceptual_hash
         by_hash = set(
@@ -411,10 +448,11 @@ def _alike(
         )
         near = index.nearest(known[image_id], within=within, encoder=encoder, limit=MAX_LIMIT)
         by_vector = {n.image_id for n in near if 1.0 - n.distance >= DUPLICATE_SIMILARITY}
-        images = shown.only(*SHOWN).in_bulk((by_vector | by_hash) - {image_id})
+        images = _indexed((by_vector | by_hash) - {image_id})
         vectors = index.vectors_among(images.keys(), within=within, encoder=encoder)
+        index.require_kept(encoder)
     scores = {pk: float(vector @ known[image_id]) for pk, vector in vectors.items()}
     # By vector also came what shows it in one of its parts only.
     copies = [pk for pk in scores if pk in by_hash or scores[pk] >= DUPLICATE_SIMILARITY]
     nearest = sorted(copies, key=lambda pk: -scores[pk])[:limit]
-    return _hits([(pk, scores[pk]) for pk in nearest], images, permitted, actor, purpose)
+    return _hits([(pk, scores[pk]) for pk in nearest], images, reader), bool(nearest)

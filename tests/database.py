@@ -64,6 +64,16 @@ def empty(var: Path) -> None:
         )
 
 
+def plan_of(sent: str) -> str:
+    """The plan of the last statement of a message; those before it are done first."""
+    *before, last = sent.split("; ")
+    with connection.cursor() as cursor:
+        for statement in before:
+            cursor.execute(statement)
+        cursor.execute(f"EXPLAIN {last}")
+        return " ".join(row[0] for row in cursor.fetchall())
+
+
 @contextmanager
 def role(name: str) -> Iterator[None]:
     """Let Django's default connection sign in as another of the appliance's roles."""

@@ -35,10 +35,12 @@ def record(kind: Kind, *, actor: User | None, purpose: str = "", **details: type
     would forget the look.
     """
     try:
-        with transaction.atomic(durable=True):
-            _limit_waiting()
-            return _append(kind, actor, purpose, details)
+        if connection.in_atomic_block or not connection.get_autocommit():
+            raise RuntimeError("a look is recorded in a transaction of its own")
+        # Outside a transaction what is sent together is one, committed before it is answered.
+        return _append(kind, actor, purpose, details, limit="statement_timeout")
     except (DatabaseError, InterfaceError) as error:
+        connection.close_if_unusable_or_obsolete()
         raise AuditUnavailable(f"event {kind} could not be recorded") from error
 
 
@@ -57,8 +59,7 @@ def require_writable() -> None:
     """
     try:
         with transaction.atomic(durable=True):
-            _limit_waiting()
-            _append(Kind.AUDIT_READ, None, "", {})
+            _append(Kind.AUDIT_READ, None, "", {}, limit="statement_timeout")
             # Rolled back, it costs no write to the disk.
             transaction.set_rollback(True)
     except (DatabaseError, InterfaceError) as error:
@@ -71,27 +72,28 @@ def record_in_transaction(
     """One entry that stands or falls with the change it tells of. Not for looks: use `record`."""
     if not connection.in_atomic_block:
         raise RuntimeError("a change and its audit entry belong in one transaction")
-    with connection.cursor() as cursor:
-        cursor.execute(f"SET LOCAL lock_timeout = '{WRITE_TIMEOUT_S}s'")
-    return _append(kind, actor, purpose, details)
-
-
-def _limit_waiting() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"SET LOCAL statement_timeout = '{WRITE_TIMEOUT_S}s'")
+    return _append(kind, actor, purpose, details, limit="lock_timeout")
 
 
 def _append(
-    kind: Kind, actor: User | None, purpose: str, details: dict[str, type_of_detail]
+    kind: Kind,
+    actor: User | None,
+    purpose: str,
+    details: dict[str, type_of_detail],
+    *,
+    limit: str,
 ) -> int:
+    """limit: PostgreSQL's setting that bounds the waiting."""
     if actor is not None and actor.token is not None:
         details = details | {"token": actor.token.pk}
     canonical = json.dumps(details, sort_keys=True, separators=(",", ":"), default=str)
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT cloister_audit_append(%s, %s, %s, %s)",
+            f"SET LOCAL {limit} = '{WRITE_TIMEOUT_S}s';"
+            " SELECT cloister_audit_append(%s, %s, %s, %s)",
             [kind, None if actor is None else actor.pk, purpose, canonical],
         )
+        cursor.nextset()
         (number,) = cursor.fetchone()
     _recorded.set(_recorded.get() + 1)
     return int(number)

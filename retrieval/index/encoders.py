@@ -161,6 +161,19 @@ def require_in_use(encoder: EncoderVersion) -> None:
         raise ModelRefused(f"encoder {encoder.pk} was retired: import it under another name")
 
 
+def require_kept(encoder: EncoderVersion) -> None:
+    """Raise EncoderUnavailable where it was retired by now: its vectors are being dropped.
+
+    Asked after they were read, because what was read since may not be all there was.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT retired_at IS NULL FROM retrieval_encoderversion WHERE id = %s", [encoder.pk]
+        )
+        if cursor.fetchone() != (True,):
+            raise EncoderUnavailable(f"encoder {encoder.pk} was retired")
+
+
 def count_without_vector(encoder: EncoderVersion, *, since: datetime | None = None) -> int:
     """How many indexed images, in all collections, `encoder` has not seen. As a worker's role.
 

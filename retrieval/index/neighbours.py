@@ -8,10 +8,10 @@ from django.db import connection
 from pgvector import HalfVector
 from psycopg import sql
 
-from retrieval.index.asked import EVERYTHING, Asked, Filter, Metric
+from retrieval.index.asked import EVERYTHING, Asked, Filter, Metric, literals
 from retrieval.index.route import Path, Route, route_for
 from retrieval.index.scan import Neighbour, deadline, follow
-from retrieval.index.vectors import WHOLE_IMAGE
+from retrieval.index.vectors import WHOLE_IMAGE, as_vector
 from retrieval.models import EncoderVersion
 
 BACKGROUND = 256
@@ -65,30 +65,50 @@ def _nearest_regions(found: Sequence[Neighbour]) -> list[Neighbour]:
     return list(first.values())
 
 
-def background(vector: np.ndarray, *, within: Sequence[int], encoder: EncoderVersion) -> np.ndarray:
-    """Cosine similarities of `vector` to at most BACKGROUND of the permitted whole images.
+def background(
+    vector: np.ndarray, *, beside: UUID, within: Sequence[int], encoder: EncoderVersion
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """The vector of the image `beside`, and what else there is to hold it against: cosine
+    similarities of `vector` to at most BACKGROUND of the permitted whole images.
 
     Always the same ones while nothing is added: equal questions have equal answers. Ids are
-    random, so the first of each collection are a sample. Inside `access.acting_as`.
+    random, so the first of each collection are a sample. None where `beside` is not permitted.
+    Inside `access.acting_as`.
     """
     # Of many collections every nth: each is a partition to be planned and opened.
     asked = sorted(within)[:: -(-len(within) // BACKGROUND_COLLECTIONS)]
-    each = sql.SQL(
-        "(SELECT 1 - (vector::halfvec({d}) <=> {v}::halfvec({d})) FROM retrieval_embedding"
-        " WHERE collection_id = {collection} AND encoder_id = {encoder} AND region = {whole}"
-        " ORDER BY image_id LIMIT {share})"
+    of_encoder = sql.SQL("encoder_id = {} AND region = {}").format(
+        sql.Literal(encoder.pk), sql.Literal(WHOLE_IMAGE)
     )
     samples = sql.SQL(" UNION ALL ").join(
-        each.format(
-            d=sql.Literal(encoder.dimensions),
-            v=sql.Literal(HalfVector(vector).to_text()),
+        sql.SQL(
+            "(SELECT vector, false FROM retrieval_embedding WHERE collection_id = {collection}"
+            " AND {of_encoder} ORDER BY image_id LIMIT {share})"
+        ).format(
             collection=sql.Literal(int(collection_id)),
-            encoder=sql.Literal(encoder.pk),
-            whole=sql.Literal(WHOLE_IMAGE),
+            of_encoder=of_encoder,
             share=sql.Literal(-(-BACKGROUND // len(asked))),
         )
         for collection_id in asked
     )
     with connection.cursor() as cursor, deadline():
-        cursor.execute(samples)
-        return np.array([similarity for (similarity,) in cursor.fetchall()], np.float64)
+        cursor.execute(
+            sql.SQL(
+                "WITH asked AS MATERIALIZED (SELECT {vector}::halfvec AS vector)"
+                " SELECT 1 - (row.vector <=> asked.vector),"
+                " CASE WHEN row.is_beside THEN row.vector::text END"
+                " FROM asked, ((SELECT vector, true AS is_beside FROM retrieval_embedding"
+                " WHERE collection_id IN ({collections}) AND image_id = {beside}"
+                " AND {of_encoder}) UNION ALL {samples}) AS row"
+            ).format(
+                vector=sql.Literal(HalfVector(vector).to_text()),
+                collections=literals(within),
+                beside=sql.Literal(beside),
+                of_encoder=of_encoder,
+                samples=samples,
+            )
+        )
+        found = cursor.fetchall()
+    own = [as_vector(text) for _, text in found if text is not None]
+    similarities = [similarity for similarity, text in found if text is None]
+    return (own[0] if own else None), np.array(similarities, np.float64)

@@ -54,21 +54,39 @@ def follow(
     # or a limit beyond ef_search would leave fewer than are there.
     depth = min(max(route.ef_search, 2 * limit), MAX_EF_SEARCH)
     if route.path is not Path.BROAD:
-        _prepare(cursor, depth)
-        return _scan(cursor, query, within, limit, exact=route.path is Path.EXACT)
+        return _scan(cursor, query, within, limit, depth, exact=route.path is Path.EXACT)
     glance = max(GLANCE_EF_SEARCH, FEW_PARTITIONS * depth // len(within))
-    _prepare(cursor, min(glance, depth), by_index_only=True)
-    found = _scan(cursor, query, within, limit)
+    found = _scan(cursor, query, within, limit, min(glance, depth), by_index_only=True)
     # In order of their best row, and no more than what the answer has time for.
     giving = list(dict.fromkeys(n.collection_id for n in found))[:FEW_PARTITIONS]
-    _prepare(cursor, depth, by_index_only=True)
-    deeper = _scan(cursor, query, giving, limit) if giving else []
+    deeper = _scan(cursor, query, giving, limit, depth, by_index_only=True) if giving else []
     rows = {(n.image_id, n.region): n for n in [*found, *deeper]}
     return sorted(rows.values(), key=lambda n: n.distance)[:limit]
 
 
-def _prepare(cursor: CursorWrapper, ef_search: int, *, by_index_only: bool = False) -> None:
-    """Settings of this transaction's next scan."""
+def _scan(
+    cursor: CursorWrapper,
+    query: Asked,
+    within: Sequence[int],
+    limit: int,
+    ef_search: int,
+    *,
+    exact: bool = False,
+    by_index_only: bool = False,
+) -> list[Neighbour]:
+    """One scan of the permitted rows, sent together with its settings."""
+    statement = _statement(query, within, limit, exact=exact)
+    settings = _settings(ef_search, by_index_only=by_index_only)
+    cursor.execute(sql.SQL("{}; {}").format(settings, statement))
+    cursor.nextset()
+    return [
+        Neighbour(image_id, collection_id, region, far, None if box is None else Region(*box))
+        for image_id, collection_id, region, far, box in cursor.fetchall()
+    ]
+
+
+def _settings(ef_search: int, *, by_index_only: bool) -> sql.Composed:
+    """This transaction's, for its next scan."""
     settings = {
         "hnsw.ef_search": str(max(1, ef_search)),
         "hnsw.iterative_scan": "strict_order",
@@ -79,31 +97,23 @@ def _prepare(cursor: CursorWrapper, ef_search: int, *, by_index_only: bool = Fal
         "enable_seqscan": "off" if by_index_only else "on",
         "enable_bitmapscan": "off" if by_index_only else "on",
     }
-    cursor.execute(
-        sql.SQL("SELECT {}").format(
-            sql.SQL(", ").join(
-                sql.SQL("set_config({}, {}, true)").format(sql.Literal(k), sql.Literal(v))
-                for k, v in settings.items()
-            )
+    return sql.SQL("SELECT {}").format(
+        sql.SQL(", ").join(
+            sql.SQL("set_config({}, {}, true)").format(sql.Literal(k), sql.Literal(v))
+            for k, v in settings.items()
         )
     )
 
 
-def _scan(
-    cursor: CursorWrapper,
-    query: Asked,
-    within: Sequence[int],
-    limit: int,
-    *,
-    exact: bool = False,
-) -> list[Neighbour]:
-    """One scan of the permitted rows: the planner prunes by literals alone."""
+def _statement(query: Asked, within: Sequence[int], limit: int, *, exact: bool) -> sql.Composed:
+    """The planner prunes by literals alone."""
+    vector = sql.SQL("{}::halfvec({})").format(
+        sql.Literal(HalfVector(query.vector).to_text()), sql.Literal(query.encoder.dimensions)
+    )
 
-    def distance(operator: str) -> sql.Composed:
-        return sql.SQL("e.vector::halfvec({d}) {operator} {v}::halfvec({d})").format(
-            d=sql.Literal(query.encoder.dimensions),
-            operator=sql.SQL(operator),
-            v=sql.Literal(HalfVector(query.vector).to_text()),
+    def distance(metric: Metric) -> sql.Composed:
+        return sql.SQL("e.vector::halfvec({}) {} {}").format(
+            sql.Literal(query.encoder.dimensions), sql.SQL(metric), vector
         )
 
     rows = sql.SQL("e.collection_id IN ({collections}) AND e.encoder_id = {encoder}").format(
@@ -114,23 +124,16 @@ def _scan(
             "{rows} AND EXISTS (SELECT FROM retrieval_image i WHERE i.id = e.image_id"
             " AND i.collection_id IN ({collections}) AND {conditions})"
         ).format(rows=rows, collections=literals(within), conditions=conditions(query, within))
-    by_index = query.metric is not Metric.MANHATTAN
-    cursor.execute(
-        sql.SQL(
-            "SELECT image_id, collection_id, region, distance, box"
-            " FROM (SELECT e.image_id, e.collection_id, e.region, e.box, {distance} AS distance,"
-            " {rank} AS rank FROM retrieval_embedding e WHERE {rows}) AS permitted"
-            " ORDER BY {order} LIMIT {limit}"
-        ).format(
-            distance=distance(query.metric),
-            rank=distance(Metric.COSINE) if by_index else sql.SQL("NULL::float8"),
-            rows=rows,
-            # An expression that no index is ordered by.
-            order=sql.SQL("distance + 0" if exact else "rank"),
-            limit=sql.Literal(limit),
-        )
+    columns = sql.SQL("e.image_id, e.collection_id, e.region, {} AS distance, e.box").format(
+        distance(query.metric)
     )
-    return [
-        Neighbour(image_id, collection_id, region, far, None if box is None else Region(*box))
-        for image_id, collection_id, region, far, box in cursor.fetchall()
-    ]
+    select = sql.SQL("SELECT {} FROM retrieval_embedding e WHERE {}").format(columns, rows)
+    if exact:
+        # Behind OFFSET 0 no index is ordered by it, and it is worked out once a row.
+        select = sql.SQL("SELECT * FROM ({} OFFSET 0) AS permitted").format(select)
+    by_index = not exact and query.metric is not Metric.COSINE
+    return sql.SQL("{} ORDER BY {} LIMIT {}").format(
+        select,
+        distance(Metric.COSINE) if by_index else sql.SQL("distance"),
+        sql.Literal(limit),
+    )

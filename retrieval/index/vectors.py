@@ -8,10 +8,12 @@ from uuid import UUID, uuid4
 import numpy as np
 import psycopg
 from django.db import connection
+from psycopg import sql
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 from retrieval.errors import ModelRefused, NotDeidentified
+from retrieval.index.asked import literals
 from retrieval.index.tagging import tag_by_vectors
 from retrieval.models import Embedding, EncoderVersion, Image, State
 from retrieval.models.image import Region
@@ -142,14 +144,25 @@ def vectors_among(
 
     `within`: ids of the permitted collections. Those of other or unknown images are left out.
     """
-    rows = Embedding.objects.filter(
-        collection_id__in=list(within),
-        image_id__in=list(image_ids),
-        encoder_id=encoder.pk,
-        region=WHOLE_IMAGE,
-    )
-    found = rows.values_list("image_id", "vector")
-    return {image_id: np.asarray(vector, dtype=np.float32) for image_id, vector in found}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            sql.SQL(
+                "SELECT image_id, vector::text FROM retrieval_embedding"
+                " WHERE collection_id IN ({collections}) AND image_id = ANY ({images}::uuid[])"
+                " AND encoder_id = {encoder} AND region = {whole}"
+            ).format(
+                collections=literals(within),
+                images=sql.Literal(list(image_ids)),
+                encoder=sql.Literal(encoder.pk),
+                whole=sql.Literal(WHOLE_IMAGE),
+            )
+        )
+        return {image_id: as_vector(text) for image_id, text in cursor.fetchall()}
+
+
+def as_vector(text: str) -> np.ndarray:
+    """(dimensions,) float32, as PostgreSQL writes a vector."""
+    return np.fromstring(text[1:-1], np.float32, sep=",")
 
 
 def vectors_of(collection_id: int, *, encoder: EncoderVersion) -> dict[UUID, np.ndarray]:

@@ -6,7 +6,7 @@ from django.db import connection, transaction
 
 from retrieval import access, audit
 from retrieval.errors import AuditUnavailable
-from retrieval.models import AuditEvent, Kind, Purpose
+from retrieval.models import AuditEvent, Kind, Purpose, User
 from tests import database
 from tests.factories import make_user, operator
 
@@ -122,6 +122,32 @@ def test_concurrent_writers_do_not_fork_the_chain() -> None:
 def test_an_entry_is_not_written_inside_a_transaction_that_could_forget_it() -> None:
     with transaction.atomic(), pytest.raises(RuntimeError):
         audit.record(Kind.SEARCH_SERVED, actor=operator())
+
+    connection.set_autocommit(False)
+    try:
+        with pytest.raises(RuntimeError):
+            audit.record(Kind.SEARCH_SERVED, actor=User(pk=1))
+    finally:
+        connection.set_autocommit(True)
+
+
+def test_an_entry_whose_commit_fails_is_no_entry(superuser: Superuser) -> None:
+    """Its number was told before: only what is committed counts."""
+    superuser.execute(
+        "CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql"
+        " AS $$ BEGIN RAISE 'at the commit'; END $$"
+    )
+    superuser.execute(
+        "CREATE CONSTRAINT TRIGGER fails AFTER INSERT ON retrieval_auditevent"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fails()"
+    )
+    try:
+        with pytest.raises(AuditUnavailable):
+            audit.record(Kind.SEARCH_SERVED, actor=operator())
+    finally:
+        superuser.execute("DROP FUNCTION fails CASCADE")
+
+    assert verify().entries == 0
 
 
 def test_a_change_and_its_entry_are_forgotten_together() -> None:

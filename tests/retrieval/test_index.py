@@ -105,8 +105,7 @@ def test_beyond_the_exact_scan_the_hnsw_index_answers_with_every_row_asked_for(
         (query,) = [q["sql"] for q in captured if "<=>" in q["sql"]]
         # So few rows would be sorted; thousands are not.
         cursor.execute("SET LOCAL enable_sort = off")
-        cursor.execute(f"EXPLAIN {query}")
-        plan = " ".join(row[0] for row in cursor.fetchall())
+        plan = database.plan_of(query)
 
     assert f"retrieval_embedding_c{mine.pk}_e{live.pk}" in plan
     assert len(found) == 250
@@ -285,7 +284,6 @@ def test_no_plan_touches_a_partition_that_is_not_permitted(
     with (
         access.acting_as(reader, Purpose.TREATMENT),
         CaptureQueriesContext(connection) as captured,
-        connection.cursor() as cursor,
     ):
         found = index.nearest(
             np.array([1, 0, 0], np.float32),
@@ -295,10 +293,7 @@ def test_no_plan_touches_a_partition_that_is_not_permitted(
             route=route,
             where=where,
         )
-        plans = []
-        for query in [q["sql"] for q in captured if "<=>" in q["sql"]]:
-            cursor.execute(f"EXPLAIN {query}")
-            plans.append(" ".join(row[0] for row in cursor.fetchall()))
+        plans = [database.plan_of(q["sql"]) for q in list(captured) if "<=>" in q["sql"]]
 
     assert len(found) == 30
     assert plans

@@ -209,9 +209,8 @@ def test_the_plan_touches_permitted_partitions_only() -> None:
             limit=5,
         )
     (query,) = [q["sql"] for q in captured if "<=>" in q["sql"]]
-    with access.acting_as(reader, Purpose.TREATMENT), connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN {query}")
-        plan = " ".join(row[0] for row in cursor.fetchall())
+    with access.acting_as(reader, Purpose.TREATMENT):
+        plan = database.plan_of(query)
     assert f"retrieval_embedding_c{mine.pk}" in plan
     assert f"retrieval_embedding_c{foreign.pk}" not in plan
 
@@ -482,15 +481,92 @@ def test_of_a_few_images_it_is_not_told_whether_one_stands_out(
 def test_what_stands_out_is_told_from_permitted_images_alone(
     mine: Collection, reader: User
 ) -> None:
-    make_images(make_collection(), [[0.1, 1, n / 60] for n in range(60)])
-    make_image(mine, [1, 0, 0])
+    (hidden, *_) = make_images(make_collection(), [[0.1, 1, n / 60] for n in range(60)])
+    image = make_image(mine, [1, 0, 0])
 
     with access.acting_as(reader, Purpose.TREATMENT):
-        among = index.background(
-            np.array([1, 0, 0], np.float32), within=[mine.pk], encoder=index.live_encoder()
+        (own, among), (foreign, _) = (
+            index.background(
+                np.array([1, 0, 0], np.float32),
+                beside=beside.pk,
+                within=[mine.pk],
+                encoder=index.live_encoder(),
+            )
+            for beside in (image, hidden)
         )
 
-    assert len(among) == 1
+    assert own is not None
+    assert own.tolist() == [1, 0, 0]
+    assert foreign is None
+    assert among.tolist() == [1.0]
+
+
+def test_a_served_search_is_ten_messages_to_the_database(mine: Collection, reader: User) -> None:
+    """Each costs a round trip and a turn of two processes; see docs/benchmarks.md, goal 7."""
+    make_images(mine, [[n / 100 - 0.3, 1, 0] for n in range(60)])
+    found(Query("anything"), reader)  # which sizes are known from then on
+
+    with CaptureQueriesContext(connection) as captured:
+        found(Query("anything"), reader)
+
+    sent = [query["sql"].split()[0] for query in captured]
+    # Grants, the encoder; context, rows, images, what they are held against, the encoder again;
+    # the log.
+    inside = ["BEGIN", "SELECT", "SELECT", "SELECT", "WITH", "SELECT", "COMMIT"]
+    assert sent == ["SELECT", "SELECT", *inside, "SET"]
+
+
+def test_a_switch_while_a_query_is_encoded_is_no_error_and_mixes_no_spaces(
+    mine: Collection, reader: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = make_image(mine, [0.6, 0.8, 0])
+    first, second = index.live_encoder(), make_encoder(5, "second")
+    with database.role("worker"), access.processing(mine.pk):
+        index.store(image, np.eye(5, dtype=np.float32)[1], encoder=second)
+    asked: list[str] = []
+
+    def switch_meanwhile(
+        parts: Sequence[queue.ToEncode], *, encoder: str, **_: object
+    ) -> queue.QueryVectors:
+        """The worker has no use for the old encoder's name any more."""
+        asked.append(encoder)
+        if encoder == first.name:
+            with database.role("worker"):
+                index.switch(second)
+                index.retire(first)
+            raise EncoderUnavailable
+        return queue.QueryVectors(encoder, (np.eye(5, dtype=np.float32)[1],) * len(parts))
+
+    monkeypatch.setattr(queue, "encode_query", switch_meanwhile)
+
+    answer = search(Query(image=b"example"), actor=reader, purpose=Purpose.TREATMENT)
+
+    assert [(hit.image_id, hit.score) for hit in answer.hits] == [(image.pk, 1.0)]
+    assert asked == ["test-encoder", "second"]
+    assert last_event().kind == Kind.SEARCH_SERVED
+
+
+def test_vectors_that_are_dropped_while_they_are_read_are_asked_for_elsewhere(
+    mine: Collection, reader: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = make_image(mine, [1, 0, 0])
+    first, second = index.live_encoder(), make_encoder(3, "second")
+    with database.role("worker"), access.processing(mine.pk):
+        index.store(image, np.eye(3, dtype=np.float32)[0], encoder=second)
+
+    def encode_query(
+        parts: Sequence[queue.ToEncode], *, encoder: str, **_: object
+    ) -> queue.QueryVectors:
+        """Answers yet, and the last vectors go before they are looked at."""
+        if encoder == first.name:
+            with database.role("worker"):
+                index.switch(second)
+                index.retire(first)
+        return queue.QueryVectors(encoder, (np.eye(3, dtype=np.float32)[0],) * len(parts))
+
+    monkeypatch.setattr(queue, "encode_query", encode_query)
+
+    assert found(Query(image=b"example"), reader) == [image.pk]
 
 
 def last_event() -> AuditEvent:

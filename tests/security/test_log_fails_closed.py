@@ -252,7 +252,9 @@ def relay_one(client: socket.socket, real: str) -> None:
         while data := client.recv(65536):
             if b"cloister_audit_append" in data:
                 wrote_entry.set()
-            if b"COMMIT" in data and wrote_entry.is_set():
+            # A look's entry is committed with its own message, a change's with the change.
+            is_a_look = b"SET LOCAL statement_timeout" in data
+            if wrote_entry.is_set() and (is_a_look or b"COMMIT" in data):
                 cut.set()
             server.sendall(data)
 
