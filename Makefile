@@ -6,11 +6,15 @@ BIN := $(VENV)/bin
 UV := $(VENV)/uv/bin/uv
 UV_VERSION := 0.13.8
 export UV_LINK_MODE ?= copy
+# An organisation's own authority is in the system's store, where pip looks for it as well.
+export UV_SYSTEM_CERTS ?= 1
 
-# Whole files side by side: each process has an appliance of its own. What failed beside others is
-# asked once more alone, because limits in seconds hold for a machine that does nothing else.
+# Whole files side by side, the longest first (tests/conftest.py): each process has an appliance of
+# its own. What failed beside others is asked once more alone, because limits in seconds hold for a
+# machine that does nothing else.
 PYTEST := $(BIN)/python -m pytest
-SUITE := $(PYTEST) --numprocesses auto --maxprocesses 4 --dist loadfile \
+SUITE := $(PYTEST) --numprocesses auto --maxprocesses 4 \
+    --dist loadfile --no-loadscope-reorder \
   || $(PYTEST) --last-failed --last-failed-no-failures none
 
 unexport VIRTUAL_ENV

@@ -18,6 +18,29 @@ from tests import database, early
 if TYPE_CHECKING:
     from appliance.embedded.supervisor import Appliance
 
+LONGEST = (
+    "security/test_route_matrix.py",
+    "security/test_log_fails_closed.py",
+    "flow/test_up.py",
+    "browser/test_by_keyboard.py",
+    "flow/test_from_folder_to_search.py",
+    "embedded/test_supervisor.py",
+    "benchmark/test_command.py",
+    "workers/test_finetune_command.py",
+    "browser/test_review.py",
+    "security/test_pooling.py",
+    "api/test_schema.py",
+)
+"""Begun first, where files run side by side: who gets one of these last has the others wait."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="session")
 def var() -> Iterator[Path]:
@@ -48,12 +71,10 @@ def services(var: Path, django_db_blocker: DjangoDbBlocker) -> Iterator["Applian
 @pytest.fixture
 def db(services: object, var: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """Empty tables, and leave to use them. Takes the place of pytest-django's fixture."""
-    from django.db import connection
-
     database.empty(var)
     with django_db_blocker.unblock():
         yield
-        connection.close()
+        database.rest()
 
 
 @pytest.fixture

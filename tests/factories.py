@@ -178,13 +178,15 @@ def make_images(
     *,
     state: State = State.INDEXED,
     name: str = "picture.png",
+    names: Sequence[str] = (),
     **fields: Any,
 ) -> list[Image]:
+    """As many images as vectors, or one without; each of the same name unless `names` are told."""
     acting = operator()
     images = []
     with access.acting_as(acting, Purpose.ADMINISTRATION):
         batch = ImportBatch.objects.create(collection=collection, started_by=acting)
-        for _ in range(1 if vectors is None else len(vectors)):
+        for called in names or [name] * (1 if vectors is None else len(vectors)):
             image_id = uuid.uuid4()
             data_key, wrapped_key = keys.new_data_key(image_id)
             images.append(
@@ -195,7 +197,7 @@ def make_images(
                     state=state,
                     content_key=image_id.bytes,
                     wrapped_key=wrapped_key,
-                    sealed_name=storage.seal_source_name(name, data_key=data_key),
+                    sealed_name=storage.seal_source_name(called, data_key=data_key),
                     **(
                         {
                             "media_type": "image/png",

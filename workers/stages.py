@@ -41,7 +41,6 @@ from workers.deidentify.verdict import Boxes, Deidentified, Profile, detectors_f
 from workers.deidentify.verdict import deidentify as deidentify_pixels
 from workers.encode import regions
 from workers.encode.batches import vectors_of
-from workers.encode.device import share_cores
 from workers.encode.encoder import Encoder, Pixels, Vectors
 from workers.encode.registry import EMBEDDED, is_private_head, load
 from workers.perceptual_hash import perceptual_hash
@@ -258,6 +257,9 @@ def embed(encoder: Encoder, pixels: Pixels) -> np.ndarray:
 
 def warm_up() -> None:
     """Load the encoder that answers queries; the first worker ever registers the embedded one."""
+    # Seconds and hundreds of megabytes of torch, which workers that only de-identify do without.
+    from workers.encode.device import share_cores  # noqa: PLC0415
+
     share_cores()
     if not EncoderVersion.objects.filter(live=True).exists():
         embedded = load(EMBEDDED)

@@ -40,8 +40,8 @@ def processes_of(var: Path) -> list[int]:
 
 
 @contextmanager
-def up(var: Path, port: int) -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
-    """The running appliance and what it printed until it was ready."""
+def up(var: Path, port: int, *, ended_by: signal.Signals = signal.SIGINT) -> Iterator[list[str]]:
+    """The running appliance: what it printed until it was ready. No process outlives it."""
     process = subprocess.Popen(
         [sys.executable, "manage.py", "up", "--port", str(port)],
         cwd=BASE_DIR,
@@ -56,9 +56,14 @@ def up(var: Path, port: int) -> Iterator[tuple["subprocess.Popen[str]", list[str
             lines.append(line.strip())
             if line.startswith("stop with"):
                 break
-        yield process, lines
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        yield lines
+        process.send_signal(ended_by)
+        assert process.wait(60) == (0 if ended_by == signal.SIGINT else -ended_by)
+        # The kernel tells a killed one's children at once; a worker first finishes what it holds.
+        deadline = time.monotonic() + (0 if ended_by == signal.SIGINT else 60)
+        while processes_of(var) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert processes_of(var) == []
     finally:
         process.kill()
 
@@ -74,14 +79,12 @@ def manage(var: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.fixture(scope="module")
-def var(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("up")
-
-
-def test_up_serves_says_where_stops_cleanly_and_finds_its_data_again(var: Path) -> None:
-    port = free_port()
-    with up(var, port) as (_, said):
+@pytest.mark.timeout(900)
+def test_up_serves_says_where_stops_cleanly_and_finds_its_data_again_and_leaves_no_process_behind(
+    tmp_path: Path,
+) -> None:
+    var, port = tmp_path, free_port()
+    with up(var, port) as said:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/sign-in", timeout=10) as answer:
             assert answer.status == 200
         assert f"http://127.0.0.1:{port}/" in said[0]
@@ -91,11 +94,9 @@ def test_up_serves_says_where_stops_cleanly_and_finds_its_data_again(var: Path) 
         second = manage(var, "up", "--port", str(free_port()))
         assert (second.returncode, second.stdout) == (1, "")
         assert "in use by process" in second.stderr
-    assert processes_of(var) == []
 
-    with up(var, port):
+    with up(var, port, ended_by=signal.SIGKILL):
         assert "Kept" in manage(var, "collection", "list").stdout
-    assert processes_of(var) == []
 
 
 def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
@@ -107,25 +108,3 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "is taken" in refused.stderr
     assert not (tmp_path / "postgres").exists()
-
-
-def test_a_killed_appliance_leaves_no_process_behind(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", "up", "--port", str(free_port())],
-        cwd=BASE_DIR,
-        env=environment(tmp_path),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    while not process.stdout.readline().startswith("stop with"):
-        assert process.poll() is None
-
-    process.kill()
-    process.wait()
-
-    # The kernel tells the children at once; a worker first finishes what it holds.
-    deadline = time.monotonic() + 60
-    while processes_of(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert processes_of(tmp_path) == []

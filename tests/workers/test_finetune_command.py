@@ -16,7 +16,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
 
-from retrieval import access, budget, certificates, index, keys
+from retrieval import access, budget, certificates, index, keys, storage
 from retrieval.budget import Mechanism
 from retrieval.errors import ModelRefused, NoTextTower
 from retrieval.models import (
@@ -30,8 +30,9 @@ from retrieval.models import (
     Work,
 )
 from retrieval.queue import QueryVectors, ToEncode, Waiting
+from retrieval.storage import Form
 from tests import database
-from tests.factories import make_collection, make_image, make_user, operator, png
+from tests.factories import make_collection, make_image, make_images, make_user, operator, png
 from tests.retrieval.test_budget import make_officer
 from tests.web.conftest import Log, Superuser, log
 from workers import query, stages, tasks
@@ -96,19 +97,16 @@ def collection(colours: EncoderVersion) -> Collection:
 @pytest.fixture
 def captions(collection: Collection, tmp_path: Path) -> Path:
     """Forty pictures by name, five names that nobody has, and the words of each."""
-    generator, encoder = np.random.default_rng(1), Colours()
+    colours = np.random.default_rng(1).integers(0, 256, (IMAGES, 3)).tolist()
+    images = make_images(
+        collection,
+        Colours().encode_images(torch.tensor(colours).float()).tolist(),
+        names=[f"ward/Roe-{number}.png" for number in range(IMAGES)],
+    )
     lines = ["file\tcaption"]
-    for number in range(IMAGES):
-        red, green, blue = (int(part) for part in generator.integers(0, 256, 3))
-        name = f"Roe-{number}.png"
-        batch = torch.tensor([[red, green, blue]]).float()
-        make_image(
-            collection,
-            encoder.encode_images(batch)[0].tolist(),
-            name=f"ward/{name}",
-            preview=png(8, (red, green, blue)),
-        )
-        lines.append(f"{name}\tsecret {red} {green} {blue}")
+    for number, (image, (red, green, blue)) in enumerate(zip(images, colours, strict=True)):
+        storage.write_bytes(image, Form.PREVIEW, png(8, (red, green, blue)))
+        lines.append(f"Roe-{number}.png\tsecret {red} {green} {blue}")
     lines += [f"nobody-{number}.png\tsecret 1 2 3" for number in range(5)]
     path = tmp_path / "captions.tsv"
     path.write_text("\n".join(lines), encoding="utf-8")
