@@ -40,7 +40,6 @@ from workers.deidentify.reviewed import boxes_of, cover_reviewed, rows_of
 from workers.deidentify.verdict import Boxes, Deidentified, Profile, detectors_for, still_found
 from workers.deidentify.verdict import deidentify as deidentify_pixels
 from workers.encode import regions
-from workers.encode.batches import vectors_of
 from workers.encode.encoder import Encoder, Pixels, Vectors
 from workers.encode.registry import EMBEDDED, is_private_head, load
 from workers.perceptual_hash import perceptual_hash
@@ -221,6 +220,8 @@ def _due(work: Work) -> _Due:
 
 def _vectors(encoder: Encoder, due: Sequence[_Due]) -> Iterator[Vectors | Exception]:
     """Of each image: the whole's row and one for each of its parts, or what it failed of."""
+    from workers.encode.batches import vectors_of  # noqa: PLC0415  torch, as in warm_up
+
     return vectors_of(encoder, [partial(each.shown.pictures, encoder.side) for each in due])
 
 

@@ -8,7 +8,6 @@ from retrieval.errors import AccessDenied
 from retrieval.models import Stage, Work
 from retrieval.queue import app
 from workers import originals, query, stages
-from workers.encode.batches import batch_size
 
 log = logging.getLogger("cloister.tasks")
 
@@ -26,6 +25,8 @@ def cover(work_id: int) -> None:
 @app.task(name=Stage.ENCODE.value)
 def encode(work_id: int) -> None:
     """Takes along what else waits to be encoded; its own nudges then find nothing left to do."""
+    from workers.encode.batches import batch_size  # noqa: PLC0415  torch, as in stages.warm_up
+
     works = outbox.claim_together(work_id, most=batch_size())
     with outbox.attempting(*works):
         stages.encode(works)
