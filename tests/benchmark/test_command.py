@@ -40,6 +40,8 @@ def test_deidentify_is_measured_on_what_wheels_bring(tmp_path: Path) -> None:
     }
     actions = {row["action"]: row["share"] for row in tables["DICOM headers, by action"]}
     assert actions["text_removed"] == actions["uid_changed"] == 1.0
+    hidden, retained = tables["words burned into DICOM pixels"]
+    assert (hidden["action"], hidden["share"], retained["share"]) == ("pixels_hidden", 1, 1)
     for row in tables["broken files"]:
         assert row["pixels"] + row["one typed reason"] == row["tried"] == 1  # type: ignore[operator]
 

@@ -172,16 +172,16 @@ def test_what_a_failing_detector_ends_is_reported_up_to_there(
     (tmp_path / "in").mkdir()
     for name in "ab":
         (tmp_path / "in" / f"{name}.png").write_bytes(samples.encode(samples.noise(40, 40)))
-    look = command._deidentify_content
+    look = command.deidentify_content
 
     def once(*arguments: Any) -> Any:
-        monkeypatch.setattr(command, "_deidentify_content", refuse)
+        monkeypatch.setattr(command, "deidentify_content", refuse)
         return look(*arguments)
 
     def refuse(*_: Any) -> Any:
         raise ServicesUnavailable("the decoder is gone")
 
-    monkeypatch.setattr(command, "_deidentify_content", once)
+    monkeypatch.setattr(command, "deidentify_content", once)
     out = io.StringIO()
     with pytest.raises(CommandError, match="the decoder is gone"):
         call_command("deidentify", tmp_path / "in", output=tmp_path / "out", json=True, stdout=out)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import zxingcpp
@@ -338,6 +339,20 @@ def test_a_faint_code_is_found(kind: str) -> None:
     assert found == [True, True]
 
 
+def test_stripes_are_covered_as_far_as_they_reach_though_one_line_was_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    picture = pasted(np.full((400, 600, 3), 120, np.uint8), code("MRN4711002", "Code128"), (60, 90))
+    left, right = SimpleNamespace(x=100, y=160), SimpleNamespace(x=440, y=160)
+    line = SimpleNamespace(top_left=left, top_right=right, bottom_right=right, bottom_left=left)
+    read = SimpleNamespace(position=line, valid=True, format=zxingcpp.BarcodeFormat.Code128)
+    monkeypatch.setattr(codes, "_looks", lambda grey: [(grey, np.eye(2, 3), [read])])
+
+    covered = cover_marks(picture, ZxingCodes().find(picture))
+
+    assert not covered[95:235, 100:440].any()
+
+
 def test_what_only_looks_like_a_code_is_none() -> None:
     """Bars that cannot be read, and a matrix of a size there is none of; a damaged one counts."""
     linear, matrix = zxingcpp.BarcodeFormat.Code128, zxingcpp.BarcodeFormat.DataMatrix
@@ -370,6 +385,19 @@ def test_one_view_is_enough_for_a_small_square(sides: tuple[int, int], believed:
 
     assert codes._is_small_square(corners) == believed
     assert not codes._is_small_square(corners * 20)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "side", "dropped"), [(30, 95, True), (30, 70, False), (0, 95, False)]
+)
+def test_a_slanted_view_that_takes_the_picture_for_a_code_is_not_believed(
+    *, degrees: float, side: int, dropped: bool
+) -> None:
+    back = cv2.getRotationMatrix2D((50, 50), degrees, 1.0)
+    square = np.array([[0, 0], [side, 0], [side, side], [0, side]], float)
+    seen = codes._affine(square, cv2.invertAffineTransform(back))
+
+    assert codes._is_picture(seen, back, np.zeros((100, 100), np.uint8)) == dropped
 
 
 def test_a_code_that_is_still_found_asks_a_person() -> None:

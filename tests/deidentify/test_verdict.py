@@ -310,6 +310,42 @@ def test_a_profile_cannot_be_laxer_than_the_floor(lax: dict[str, object]) -> Non
         Profile("lax", **lax)  # type: ignore[arg-type]
 
 
+def test_every_frame_of_many_is_looked_at() -> None:
+    """The second is none of the sampled ones."""
+
+    class InOneFrame(Scripted):
+        def detect(self, pixels: Pixels) -> list[Face]:
+            return [FACE] if pixels[0, 0, 0] == 7 else []
+
+    frames = np.full((20, 64, 64, 3), 90, np.uint8)
+    frames[1, 0, 0] = 7
+
+    result = deidentify_frames(frames, PROFILE, Detectors(InOneFrame([])))
+
+    assert result.boxes.faces == (FACE,)
+
+
+@pytest.mark.parametrize("ink", [1, 255])
+def test_writing_that_no_frame_shows_whole_is_seen_over_all_of_them(ink: int) -> None:
+    """Something moves before it: each frame shows another half."""
+
+    class Whole:
+        def find(self, pixels: Pixels) -> tuple[Mark, ...]:
+            corners = ((4, 4), (30, 4), (30, 9), (4, 9))
+            is_whole = (pixels[5, [5, 25], 0] == ink).all()
+            return (Mark(corners, 0.9, "code", "scripted"),) if is_whole else ()
+
+    frames = np.full((2, 64, 64, 3), 90, np.uint8)
+    frames[0, 5, 5], frames[1, 5, 25] = ink, ink
+
+    result = deidentify_frames(
+        frames, PROFILES["clinical"], Detectors(Scripted([[]]), None, Whole())
+    )
+
+    assert len(result.boxes.codes) == 1
+    assert not result.frames[:, 4:10, 4:31].any()
+
+
 def test_what_is_held_from_elsewhere_is_covered_where_nothing_is_found() -> None:
     """As in the frame of a video whose neighbours show a face and words."""
     words = Mark(((2, 50), (20, 50), (20, 58), (2, 58)), 0.9, "text", "held")

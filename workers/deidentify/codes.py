@@ -26,6 +26,9 @@ _CLIP, _GRID = 8.0, (8, 8)
 # what other views would show as well; and how much shorter one side may be.
 _MIN_SQUARE_PX, _MAX_SQUARE_PX = 15, 100
 _SQUARE = 0.9
+# Share of a picture from which what a slanted view shows is the picture; a code that lies slanted
+# within a picture takes half of it at most, and a little more if it is nearly level.
+_PICTURE_SHARE = 0.6
 # Grey levels at which a picture is cut into black and white.
 _LEVELS = range(16, 256, 16)
 
@@ -70,6 +73,8 @@ class ZxingCodes:
         for seen, back, codes in _looks(grey):
             for code in codes:
                 corners = _corners(code.position)
+                if not code.valid and _is_picture(corners, back, grey):
+                    continue
                 sure = code.valid or _is_small_square(_affine(corners, back))
                 if code.format in _LINEAR:
                     corners = _whole_stripes(seen, corners)
@@ -97,6 +102,16 @@ def _is_small_square(corners: Points) -> bool:
     longest = float(sides.max())
     shortest = float(sides.min())
     return longest <= _MAX_SQUARE_PX and shortest >= max(_MIN_SQUARE_PX, _SQUARE * longest)
+
+
+def _is_picture(corners: Points, back: Points, grey: Grey) -> bool:
+    """Whether a slanted view took the picture itself for a code: its edges on white pass for one.
+
+    A code that fills a picture is level, and a level view shows it.
+    """
+    is_slanted = back[0, 1] != 0
+    area = cv2.contourArea(_affine(corners, back).astype(np.float32))
+    return bool(is_slanted and area > _PICTURE_SHARE * grey.size)
 
 
 def _same(one: Mark, other: Mark) -> bool:

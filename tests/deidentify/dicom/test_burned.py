@@ -22,13 +22,13 @@ def test_a_word_is_hidden_where_one_value_lies_over_it(is_covered: bool, hidden:
     def deidentify(content: bytes) -> Covered:
         return pixels.covered_object(content, MAPPING, look, says_clean=True)
 
-    counts = burned.score(islice(burned.burn(1), 1), deidentify)
+    score = burned.score(islice(burned.burn(1), 1), deidentify)
 
-    assert counts["pixels_hidden"] == hidden
-    assert counts["pixels_retained"] == 1
+    assert score.hidden == hidden
+    assert score.retained == 1
 
 
 def test_an_object_that_is_held_back_is_counted_by_itself() -> None:
-    counts = burned.score(islice(burned.burn(1), 1), lambda _: Covered(None, {}))
+    score = burned.score(islice(burned.burn(1), 1), lambda _: Covered(None, {}))
 
-    assert (counts["objects"], counts["held_back"]) == (1, 1)
+    assert (score.objects, score.held_back) == (1, 1)

@@ -1,13 +1,13 @@
 """Known words burned into the pixels of the corpus' files, and whether they are hidden afterwards.
 
-Words are drawn with Pillow's own font, 12 to 18 px, with the stored value
-that stands out most from what is around them once the frame is shown: a palette's last colour may
-look like its first, and the highest value of MONOCHROME1 is black.
+Words are drawn with Pillow's own font, 12 to 18 px, with the stored value that stands out most from
+what is around them once the frame is shown: a palette's last colour may look like its first, and
+the highest value of MONOCHROME1 is black.
 """
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -41,6 +41,20 @@ class Burned:
     values: npt.NDArray[np.generic] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Score:
+    """held_back: objects that wait for a person; their words are hidden, too. missed: names.
+
+    hidden, retained: of the others, those whose word is gone and whose other pixels are as before.
+    """
+
+    objects: int
+    held_back: int
+    hidden: int
+    retained: int
+    missed: tuple[str, ...]
+
+
 def burn(seed: int) -> Iterator[Burned]:
     """Yield every file of the wheel that can carry a word, with one word in all its frames."""
     chance = random.Random(seed)  # noqa: S311 - a corpus is to be the same every time
@@ -49,11 +63,8 @@ def burn(seed: int) -> Iterator[Burned]:
             yield burned
 
 
-def score(cases: Iterator[Burned], deidentify: Callable[[bytes], Covered]) -> dict[str, object]:
-    """Count what became of each word, and whether pixels beside the covers kept their values.
-
-    An object that is held back for a person hides its words too, and is counted by itself.
-    """
+def score(cases: Iterable[Burned], deidentify: Callable[[bytes], Covered]) -> Score:
+    """Count what became of each word, and whether pixels beside the covers kept their values."""
     counts: Counter[str] = Counter()
     missed: list[str] = []
     for case in cases:
@@ -68,7 +79,13 @@ def score(cases: Iterator[Burned], deidentify: Callable[[bytes], Covered]) -> di
         counts["pixels_retained"] += is_retained
         if not (is_hidden and is_retained):
             missed.append(case.name)
-    return {**counts, "missed": missed}
+    return Score(
+        counts["objects"],
+        counts["held_back"],
+        counts["pixels_hidden"],
+        counts["pixels_retained"],
+        tuple(missed),
+    )
 
 
 def _compare(case: Burned, after: npt.NDArray[np.generic]) -> tuple[bool, bool]:

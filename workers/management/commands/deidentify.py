@@ -190,7 +190,7 @@ def _deidentify_file(
                 detectors=detectors,
                 mapping=mapping,
             )
-        result, covered, reduced = _deidentify_content(content, profile, detectors, mapping)
+        result, covered, reduced = deidentify_content(content, profile, detectors, mapping)
     except Rejected as exc:
         reason = exc.reason
     except (ModelRefused, ServicesUnavailable, CommandError):
@@ -223,7 +223,7 @@ def _deidentify_file(
     )
 
 
-def _deidentify_content(
+def deidentify_content(
     content: bytes, profile: Profile, detectors: Detectors, mapping: Mapping
 ) -> tuple[Deidentified | None, Covered, int]:
     """Return the picture, None where a DICOM object has none, the object, and `Decoded.reduced`.
