@@ -314,9 +314,10 @@ def resume(reservation: Reservation, *, actor: User | None) -> None:
 def claim(reservation: Reservation, steps: int) -> int:
     """Note that the training's first `steps` steps may touch the data from now on.
 
-    Called before they are taken, so that a state put back from an old copy cannot take them
-    again. Returns how many were noted before. Raises BudgetExceeded where that is more, the plan
-    has fewer, or the reservation is closed.
+    Called before they are taken, so that neither a state put back from an old copy nor a second
+    process under the same reservation can take them again. Returns how many were noted before.
+    Raises BudgetExceeded where that is as many or more, the plan has fewer, or the reservation is
+    closed.
     """
     planned = sum(one.steps for one in _mechanisms(reservation.plan))
     with access.processing(reservation.collection_id, training=reservation.pk):
@@ -325,7 +326,7 @@ def claim(reservation: Reservation, steps: int) -> int:
             .filter(pk=reservation.pk, state=Charge.OPEN)
             .first()
         )
-        if found is None or not found.steps_claimed <= steps <= planned:
+        if found is None or not found.steps_claimed < steps <= planned:
             raise BudgetExceeded(f"reservation {reservation.pk} does not have these steps to take")
         Reservation.objects.filter(pk=reservation.pk).update(steps_claimed=steps)
     return found.steps_claimed
@@ -358,7 +359,7 @@ def _close(
     compose: Compose,
 ) -> Reservation:
     with access.processing(collection_id, training=reservation_id):
-        budget = _locked(collection_id)
+        _locked(collection_id)
         found = Reservation.objects.filter(pk=reservation_id, state=Charge.OPEN).first()
         if found is None:
             raise BudgetExceeded(f"reservation {reservation_id} is closed")
@@ -367,7 +368,10 @@ def _close(
         if spent is not None:
             found.epsilon = _finite(compose(_merged(spent), found.delta)) if spent else 0.0
         found.closed_total_epsilon = _total(
-            [*_charges(found), _charge(found)], compose, budget.delta
+            # At the δ that the certificate names, though the officer lowered it since.
+            [*_charges(found), _charge(found)],
+            compose,
+            found.budget_delta,
         )
         found.closed_at = timezone.now()
         found.closed_event = audit.record_in_transaction(

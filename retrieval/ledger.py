@@ -21,6 +21,7 @@ KINDS = [
     Kind.BUDGET_RESUMED,
     Kind.BUDGET_SETTLED,
     Kind.BUDGET_VOIDED,
+    Kind.MODEL_CERTIFIED,
 ]
 
 # One statement is one moment: a training that reserves meanwhile is in all of it or in none.
@@ -103,6 +104,8 @@ def _apply(replay: _Replay, number: int, entry: Mapping[str, Any]) -> None:
         _change(replay, number, entry["actor"], told)
     elif entry["kind"] == Kind.BUDGET_RESERVED:
         _reserve(replay, number, told)
+    elif entry["kind"] == Kind.MODEL_CERTIFIED:
+        _certify(replay, told)
     else:
         _go_on(replay, number, entry["kind"], told)
 
@@ -169,6 +172,14 @@ def _go_on(replay: _Replay, number: int, kind: str, told: Mapping[str, Any]) -> 
         "closed_total_epsilon": told["total_epsilon"],
         "closed_event": number,
     }
+
+
+def _certify(replay: _Replay, told: Mapping[str, Any]) -> None:
+    training = replay.trainings.get(told["reservation"])
+    if training is None or training["state"] != Charge.SETTLED:
+        raise _Differs("it certifies what was not settled")
+    if (told["epsilon"], told["delta"]) != (training["epsilon"], training["delta"]):
+        raise _Differs("it certifies another ε or δ than was charged")
 
 
 def _against_rows(

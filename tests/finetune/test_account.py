@@ -1,7 +1,10 @@
 """ε from mechanisms, by two accountants."""
 
+import json
 import math
+from dataclasses import asdict
 
+import psycopg
 import pytest
 
 from retrieval.budget import Mechanism
@@ -17,6 +20,24 @@ def test_the_two_accountants_agree_within_one_percent() -> None:
         found = account.account(mechanisms, 1e-5)
         assert found.accountant == "prv"
         assert found.cross_check_epsilon == pytest.approx(found.epsilon, rel=0.01)
+
+
+def test_the_database_believes_the_accountant_and_refuses_half_of_it(
+    superuser: psycopg.Connection[tuple[object, ...]],
+) -> None:
+    spends_more = "SELECT cloister_spends_more(%s, %s, 1e-5)"
+    for mechanisms in (
+        [Mechanism(3.73, 1.0, 1)],
+        [Mechanism(1.7, 1.0, 8), Mechanism(6.0, 1.0, 1)],
+        [Mechanism(4.0, 0.25, 60)],
+        [Mechanism(1.2, 0.02, 500), Mechanism(6.0, 1.0, 1)],
+    ):
+        told = json.dumps([asdict(one) for one in mechanisms])
+        found = account.epsilon(mechanisms, 1e-5)
+        everybody = all(one.sample_rate == 1 for one in mechanisms)
+        too_little = found * (0.98 if everybody else 0.5)
+        for claimed, refused in ((found, False), (too_little, True)):
+            assert superuser.execute(spends_more, [told, claimed]).fetchone() == (refused,)
 
 
 def test_where_prv_has_no_answer_rdp_is_checked_against_rdp_of_other_code() -> None:

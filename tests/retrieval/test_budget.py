@@ -81,14 +81,15 @@ def collection(officer: User) -> Collection:
 
 
 def reserve(collection: Collection, *plan: Mechanism, **changed: Any) -> Reservation:
-    arguments: dict[str, Any] = {"delta": DELTA, "unit": Unit.IMAGE, "units": 1000}
+    arguments: dict[str, Any] = {
+        "delta": DELTA,
+        "unit": Unit.IMAGE,
+        "units": 1000,
+        "compose": compose,
+    }
     with database.role("worker"):
         return budget.reserve(
-            collection,
-            plan=list(plan) or [STEP],
-            actor=None,
-            compose=compose,
-            **arguments | changed,
+            collection, plan=list(plan) or [STEP], actor=None, **arguments | changed
         )
 
 
@@ -204,7 +205,7 @@ def test_delta_is_less_than_one_over_the_units(collection: Collection, units: in
 
 def test_the_database_holds_delta_below_one_over_the_units(collection: Collection) -> None:
     row = reserve(collection)
-    row.pk, row.units = None, 100_000
+    row.pk, row.units, row.total_epsilon = None, 100_000, compose([steps(2)], DELTA)
     with (
         database.role("worker"),
         pytest.raises(IntegrityError, match="one_over_n"),
@@ -659,6 +660,25 @@ def test_the_database_reserves_no_more_than_the_budget(
             worker.execute(copied.format("total_epsilon", 1))
 
 
+def test_the_database_refuses_less_than_what_the_mechanisms_provably_spend(
+    collection: Collection,
+) -> None:
+    """The worker's role says what ε is; the database has a bound of its own."""
+    with pytest.raises(IntegrityError, match="spend more than is charged"):
+        reserve(collection, compose=lambda *_: 0.01)
+    made = reserve(collection, steps(2))
+    with database.role("worker"):
+        budget.claim(made, 1)
+        with pytest.raises(IntegrityError, match="the mechanisms spend more"):
+            budget.settle(made, [steps(1)], actor=None, compose=lambda *_: 0.01)
+        alone = [compose([steps(1)], DELTA)]
+        with pytest.raises(IntegrityError, match="all trainings together"):
+            budget.settle(
+                made, [steps(1)], actor=None, compose=lambda *_: alone.pop() if alone else 0.01
+            )
+    settle(made, steps(1))
+
+
 def test_nobody_deletes_a_reservation_by_mistake(
     open_training: Reservation, superuser: psycopg.Connection[tuple[object, ...]]
 ) -> None:
@@ -675,7 +695,7 @@ def test_steps_are_claimed_upwards_within_the_plan_while_it_is_open(
 ) -> None:
     with database.role("worker"):
         assert budget.claim(open_training, 2) == 1
-        for steps_taken in (1, 3):
+        for steps_taken in (1, 2, 3):  # the same again is somebody else's step
             with pytest.raises(BudgetExceeded, match="these steps"):
                 budget.claim(open_training, steps_taken)
         budget.void(open_training, actor=None, compose=compose)

@@ -79,6 +79,7 @@ def test_functions_are_open_to_those_who_need_them_only(superuser: Connection) -
         ("cloister_set_budget", "cloister_web"),
         ("cloister_approve_raise", "cloister_web"),
         ("cloister_lock_budget", "cloister_worker"),
+        ("cloister_spends_more", "cloister_worker"),
         ("cloister_trainer", "cloister_worker"),
         ("cloister_is_second_person", "cloister_web"),
         ("cloister_break_glass", "cloister_web"),
