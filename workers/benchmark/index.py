@@ -1,6 +1,8 @@
-"""Keeping the index: loading, building, deleting, rebuilding. In a database of its own."""
+"""The whole index: loading, building, finding, deleting, rebuilding, and every goal in one table.
 
-import os
+In a database of its own. The ways to the nearest rows are those of `benchmark search`.
+"""
+
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -8,25 +10,37 @@ from functools import partial
 import faiss
 import numpy as np
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from retrieval import access, upkeep
 from retrieval.index import Path, Route
-from workers.benchmark import scratch, synthetic
-from workers.benchmark.search import KINDS, QUERIES, Visible, ours, recall, timed
+from retrieval.models import Purpose
+from workers.benchmark import goals, scratch, search, synthetic, ways
+from workers.benchmark.against_faiss import build_graph
 from workers.benchmark.synthetic import Corpus, Space
 from workers.benchmark.table import Cell, Setting, Table
+from workers.benchmark.ways import KINDS, Answer, Visible, Way, ms_at, ours, recall, timed
 
 DEFAULT_ROWS = 25_000
 CHURN = 0.05
 
 
 def tables(setting: Setting) -> Iterator[Table]:
+    seen: list[Table] = []
+    for table in _measured(setting):
+        seen.append(table)
+        yield table
+    yield goals.summary(seen)
+
+
+def _measured(setting: Setting) -> Iterator[Table]:
     rows = setting.rows or DEFAULT_ROWS
     with scratch.database():
         space = Space()
-        corpus, writing_s = synthetic.fill(space, rows)
-        vectors = np.concatenate(corpus.vectors)
-        yield _building(corpus, vectors, writing_s)
+        corpus, writing_s = synthetic.fill(space, rows, setting.say)
+        graph, table = _building(corpus, writing_s, setting)
+        yield table
+        yield from search.measured(space, corpus, setting, graph)
         yield _churn(space, corpus)
         yield _erasing(corpus)
 
@@ -37,14 +51,16 @@ def _seconds(do: Callable[[], object]) -> float:
     return round(time.perf_counter() - started, 3)
 
 
-def _building(corpus: Corpus, vectors: np.ndarray, writing_s: float) -> Table:
-    partitions_s = _seconds(lambda: synthetic.build(corpus))
-    copying_s, global_s = _global_table(vectors)
-    faiss.omp_set_num_threads(os.cpu_count() or 1)
-    graph = faiss.IndexHNSWFlat(synthetic.DIMENSIONS, 16, faiss.METRIC_INNER_PRODUCT)
-    graph.hnsw.efConstruction = 128
-    faiss_s = _seconds(lambda: graph.add(vectors))
-    return Table(
+def _building(
+    corpus: Corpus, writing_s: float, setting: Setting
+) -> tuple[faiss.IndexHNSWFlat, Table]:
+    vectors = np.concatenate(corpus.vectors)
+    partitions_s = _seconds(lambda: synthetic.build(corpus, setting.say))
+    setting.say("building one index over everything, to compare with")
+    copying_s, global_s = ways.copy_to_global_table(corpus), ways.build_global_index()
+    setting.say("building faiss' index")
+    graph, faiss_s = build_graph(vectors)
+    return graph, Table(
         "loading and building, m 16, ef_construction 128 (goal 6: building at most 2.5)",
         (
             _rate("vectors written, indexed partitions", len(vectors), writing_s, None),
@@ -65,56 +81,30 @@ def _rate(what: str, rows: int, seconds: float, faiss_s: float | None) -> dict[s
     }
 
 
-def _global_table(vectors: np.ndarray) -> tuple[float, float]:
-    """Seconds to COPY the vectors into a table without policies, and to build its index."""
-    half = vectors.astype(">f2")
-    with scratch.as_owner() as owner:
-        owner.execute("CREATE TABLE global_embedding (number int, vector halfvec)")
-        owner.execute("ALTER TABLE global_embedding ALTER COLUMN vector SET STORAGE PLAIN")
-        head = np.array([synthetic.DIMENSIONS, 0], ">i2").tobytes()
-
-        def load() -> None:
-            # COPY's binary form: the fields' number, and each one's length before it.
-            with owner.cursor().copy("COPY global_embedding FROM STDIN (FORMAT binary)") as copy:
-                copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
-                for number, row in enumerate(half):
-                    body = head + row.tobytes()
-                    copy.write(b"\0\2\0\0\0\4" + number.to_bytes(4) + len(body).to_bytes(4) + body)
-                copy.write(b"\xff\xff")
-
-        copying_s = _seconds(load)
-        owner.execute(f"SET maintenance_work_mem = '{upkeep.BUILD_MEMORY}'")
-        owner.execute(f"SET max_parallel_maintenance_workers = {upkeep.BUILD_WORKERS}")
-        building_s = _seconds(
-            lambda: owner.execute(
-                "CREATE INDEX ON global_embedding USING hnsw"
-                f" ((vector::halfvec({synthetic.DIMENSIONS})) halfvec_cosine_ops)"
-                " WITH (m = 16, ef_construction = 128)"
-            )
-        )
-    return copying_s, building_s
-
-
 def _churn(space: Space, corpus: Corpus) -> Table:
-    """A twentieth of one collection's images is deleted and as many others come."""
+    """A twentieth of one collection's images is deleted and as many others come.
+
+    `by the index` is the plan's own word, asked of one query before each measurement.
+    """
     collection = corpus.collections[1]
-    seen = Visible("5 %", synthetic.reader("reader", [collection]), [collection])
+    seen = Visible("5 %", synthetic.reader("churned", [collection]), [collection])
     rows: list[dict[str, Cell]] = []
     reached: list[float] = []
 
     def note(what: str, seconds: float | None = None) -> None:
-        queries = np.concatenate([space.queries(kind, [1], QUERIES) for kind in KINDS])
-        ways = {"exact": ours(corpus, seen, Route(Path.EXACT)), "index": _by_index(corpus, seen)}
-        found, ms = timed(seen.reader, ways, queries)
+        queries = np.concatenate([space.queries(kind, [1], ways.QUERIES) for kind in KINDS])
+        both = {"exact": ours(corpus, seen, Route(Path.EXACT)), "index": _by_index(corpus, seen)}
+        found, ms = timed(seen.reader, both, queries)
         reached.append(recall(found["index"], found["exact"]))
         rows.append(
             {
                 "": what,
                 "seconds": seconds,
+                "by the index": "yes" if _uses_index(corpus, seen, queries[0]) else "NO",
                 "recall@10": round(reached[-1], 4),
                 "against fresh": round(reached[-1] / reached[0], 3),
                 "rows short": sum(10 - len(answer) for answer in found["index"]),
-                "p50 ms": round(float(np.median(ms["index"])), 2),
+                "p50 ms": ms_at(ms["index"], 50),
             }
         )
 
@@ -140,15 +130,27 @@ def _churn(space: Space, corpus: Corpus) -> Table:
     )
 
 
-def _by_index(corpus: Corpus, seen: Visible) -> Callable[..., list[object]]:
+def _by_index(corpus: Corpus, seen: Visible) -> Way:
     """By the index also where the planner takes a sort of all rows to be as cheap."""
 
-    def search(query: np.ndarray) -> list[object]:
+    def search(query: np.ndarray) -> Answer:
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL enable_sort = off")
         return ours(corpus, seen, Route(Path.INDEX))(query)
 
     return search
+
+
+def _uses_index(corpus: Corpus, seen: Visible, query: np.ndarray) -> bool:
+    """Whether the plan of such a search goes through the collection's HNSW index."""
+    (collection,) = seen.collections
+    with access.acting_as(seen.reader, Purpose.TREATMENT), connection.cursor() as cursor:
+        with CaptureQueriesContext(connection) as captured:
+            _by_index(corpus, seen)(query)
+        # The last statement of the last message; its settings are this transaction's.
+        cursor.execute(f"EXPLAIN {captured[-1]['sql'].split('; ')[-1]}")
+        plan = " ".join(row for (row,) in cursor.fetchall())
+    return f"Index Scan using retrieval_embedding_c{collection.pk}_e{corpus.encoder.pk}" in plan
 
 
 def _vacuum(collection_id: int) -> None:

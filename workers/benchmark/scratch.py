@@ -19,9 +19,12 @@ from retrieval.errors import ServicesUnavailable
 
 @contextmanager
 def database() -> Iterator[None]:
-    """Django's connection is one to a new, empty database, as the web side's role."""
+    """Django's connection is one to a new, empty database, as the web side's role.
+
+    The broker and the key file are the new appliance's, too.
+    """
     with tempfile.TemporaryDirectory(prefix="cloister-benchmark-") as folder:
-        own = {name: value for name, value in os.environ.items() if "DATABASE_URL" not in name}
+        own = {name: value for name, value in os.environ.items() if not _names_services(name)}
         servers = subprocess.Popen(
             [sys.executable, "manage.py", "servers", "--json"],
             cwd=settings.BASE_DIR,
@@ -30,18 +33,27 @@ def database() -> Iterator[None]:
             text=True,
         )
         before = dict(connection.settings_dict)
+        services = (settings.CLOISTER_BROKER_URL, settings.CLOISTER_KEY_FILE)
         try:
             said = servers.stdout.readline() if servers.stdout else ""
             if not said:
                 raise ServicesUnavailable("the benchmark's database does not start")
             connection.close()
             connection.settings_dict.update(json.loads(said), USER="cloister_web")
+            sockets = connection.settings_dict["HOST"]
+            settings.CLOISTER_BROKER_URL = f"redis+socket://{sockets}/valkey.sock"
+            settings.CLOISTER_KEY_FILE = Path(folder) / "var/secrets/key-encryption.key"
             yield
         finally:
             connection.close()
             connection.settings_dict.update(before)
+            settings.CLOISTER_BROKER_URL, settings.CLOISTER_KEY_FILE = services
             servers.send_signal(signal.SIGINT)
             servers.wait(timeout=60)
+
+
+def _names_services(name: str) -> bool:
+    return any(each in name for each in ("DATABASE_URL", "BROKER_URL", "CLOISTER_KEY_FILE"))
 
 
 @contextmanager

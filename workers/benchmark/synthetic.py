@@ -25,6 +25,7 @@ from retrieval.models import (
     User,
 )
 from workers.benchmark import scratch
+from workers.benchmark.table import Say
 
 COLLECTIONS = 50
 DIMENSIONS = 512
@@ -88,7 +89,7 @@ def sizes(rows: int) -> list[int]:
     return [small, large, *[each] * (COLLECTIONS - 2)]
 
 
-def fill(space: Space, rows: int) -> tuple[Corpus, float]:
+def fill(space: Space, rows: int, say: Say) -> tuple[Corpus, float]:
     """Fill an empty appliance, without indexes; returns seconds spent on writing vectors, too."""
     with scratch.as_role("worker"):
         encoder = index.register_encoder(
@@ -98,6 +99,8 @@ def fill(space: Space, rows: int) -> tuple[Corpus, float]:
     operator = User.objects.get(username=access.OPERATOR)
     profile = PrivacyProfile.objects.get(name="photographs")
     for number, count in enumerate(sizes(rows)):
+        if number % 10 == 0:
+            say(f"writing collection {number + 1} of {COLLECTIONS}")
         collection = access.open_collection(
             name=f"synthetic {number}", profile=profile, actor=operator
         )
@@ -151,10 +154,12 @@ def write(corpus: Corpus, collection: Collection, images: list[UUID], vectors: n
     return seconds
 
 
-def build(corpus: Corpus) -> None:
+def build(corpus: Corpus, say: Say) -> None:
     """Index every partition, also those that would be too small to need it."""
     with scratch.as_role("worker"):
-        for collection in corpus.collections:
+        for number, collection in enumerate(corpus.collections):
+            if number % 10 == 0:
+                say(f"building index {number + 1} of {COLLECTIONS}")
             upkeep.build_index(collection.pk, corpus.encoder)
 
 

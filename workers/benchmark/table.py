@@ -1,11 +1,16 @@
 """What a benchmark is given and what it gives back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval.models import PrivacyProfile, User
 
 Cell = str | int | float | None
+Say = Callable[[str], None]
+
+
+def _silently(_said: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -13,7 +18,7 @@ class Setting:
     """data: the folder of public data. files: at most so many files of each set, None for all.
 
     profile: whose detectors are also judged by what reviewers released, as `user` may review it.
-    rows: how many vectors are made, where they are.
+    rows: how many vectors are made, where they are. say: told what takes long, before it does.
     """
 
     data: Path
@@ -21,6 +26,7 @@ class Setting:
     profile: PrivacyProfile | None = None
     user: User | None = None
     rows: int | None = None
+    say: Say = _silently
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,14 @@ class Command(BaseCommand):
             help="of deidentify: judge this profile by what reviewers released, too",
         )
         parser.add_argument("--as", dest="user", default=access.OPERATOR, metavar="USER")
-        parser.add_argument("--rows", type=int, metavar="N", help="vectors to make (search, index)")
+        parser.add_argument(
+            "--vectors",
+            "--rows",
+            dest="rows",
+            type=int,
+            metavar="N",
+            help="vectors to make (search, index)",
+        )
         parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
     def handle(
@@ -81,10 +88,10 @@ class Command(BaseCommand):
         if files is not None and files < 1:
             raise CommandError("--files must be at least 1")
         if rows is not None and rows < LEAST_ROWS:
-            raise CommandError(f"--rows must be at least {LEAST_ROWS}")
+            raise CommandError(f"--vectors must be at least {LEAST_ROWS}")
         if not data.is_dir():
             self.stderr.write("no public data (--data, CLOISTER_DATA): only what wheels bring")
-        setting = Setting(data, files, rows=rows)
+        setting = Setting(data, files, rows=rows, say=self.stderr.write)
         if profile is not None:
             setting = Setting(data, files, *_reviewed_by(profile, user))
         tables = self._told(import_module(BENCHMARKS[name]).tables(setting))
