@@ -35,16 +35,14 @@ def stands_out(
 ) -> bool | None:
     """Whether the image that is nearest to `vector` is an answer, inside `access.acting_as`.
 
-    words: those of `other_words`, or none where the query is more than words. None where there is
-    too little to tell.
+    What stands out or not is the part of it that is nearest. words: those of `other_words`, or
+    none where the query is more than words. None where there is too little to tell.
     """
-    image, among_images = index.background(
-        vector, beside=nearest.image_id, within=within, encoder=encoder
-    )
-    if image is None:
+    seen, among_images = index.background(vector, beside=nearest, within=within, encoder=encoder)
+    if seen is None:
         return None
-    among_words = np.array([float(image @ other) for other in words])
-    return is_confident(float(image @ vector), among_images, among_words)
+    among_words = np.array([float(seen @ other) for other in words])
+    return is_confident(float(seen @ vector), among_images, among_words)
 
 
 @lru_cache(maxsize=4)

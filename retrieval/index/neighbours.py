@@ -66,10 +66,10 @@ def _nearest_regions(found: Sequence[Neighbour]) -> list[Neighbour]:
 
 
 def background(
-    vector: np.ndarray, *, beside: UUID, within: Sequence[int], encoder: EncoderVersion
+    vector: np.ndarray, *, beside: Neighbour, within: Sequence[int], encoder: EncoderVersion
 ) -> tuple[np.ndarray | None, np.ndarray]:
-    """The vector of the image `beside`, and what else there is to hold it against: cosine
-    similarities of `vector` to at most BACKGROUND of the permitted whole images.
+    """The vector of `beside`, of that region of it, and what else there is to hold it against:
+    cosine similarities of `vector` to at most BACKGROUND of the permitted whole images.
 
     Always the same ones while nothing is added: equal questions have equal answers. Ids are
     random, so the first of each collection are a sample. None where `beside` is not permitted.
@@ -98,13 +98,14 @@ def background(
                 " SELECT 1 - (row.vector <=> asked.vector),"
                 " CASE WHEN row.is_beside THEN row.vector::text END"
                 " FROM asked, ((SELECT vector, true AS is_beside FROM retrieval_embedding"
-                " WHERE collection_id IN ({collections}) AND image_id = {beside}"
-                " AND {of_encoder}) UNION ALL {samples}) AS row"
+                " WHERE collection_id IN ({collections}) AND image_id = {image}"
+                " AND encoder_id = {encoder} AND region = {region}) UNION ALL {samples}) AS row"
             ).format(
                 vector=sql.Literal(HalfVector(vector).to_text()),
                 collections=literals(within),
-                beside=sql.Literal(beside),
-                of_encoder=of_encoder,
+                image=sql.Literal(beside.image_id),
+                encoder=sql.Literal(encoder.pk),
+                region=sql.Literal(beside.region),
                 samples=samples,
             )
         )

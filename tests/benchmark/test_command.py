@@ -81,6 +81,16 @@ def test_the_encoder_is_measured_on_what_wheels_bring(tmp_path: Path) -> None:
     assert tables["queries, words"][0]["times"] == 2
 
 
+def test_small_things_are_looked_for_by_the_parts_of_what_wheels_bring(tmp_path: Path) -> None:
+    tables, _ = measured("regions", tmp_path, 1)
+
+    found = tables["small things, 25% of the shorter side"]
+    assert {(row["asked by"], row["vectors of"]) for row in found} == {
+        (kind, way) for kind in ("square", "scene") for way in ("whole", "corners")
+    }
+    assert [row["rows"] for row in tables["their cost, each image"]] == [1, 5]
+
+
 def test_the_index_is_measured_in_a_database_of_its_own_and_held_against_its_goals(
     tmp_path: Path, django_db_blocker: DjangoDbBlocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

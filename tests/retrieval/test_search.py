@@ -456,12 +456,23 @@ def test_no_query_prints_its_words_or_its_image() -> None:
     assert "zebra" not in repr(queue.ToEncode("zebra", b"zebra"))
 
 
-@pytest.mark.parametrize(("nearest", "confident"), [([1, 0, 0], True), ([0.5, 1, 0], False)])
-def test_an_answer_says_whether_its_nearest_image_stands_out(
-    mine: Collection, reader: User, nearest: list[float], confident: bool
+@pytest.mark.parametrize(
+    ("nearest", "part", "confident"),
+    [
+        ([1, 0, 0], [0, 0, 1], True),
+        ([0.5, 1, 0], [0, 0, 1], False),
+        ([0, 1, 0], [1, 0, 0], True),
+    ],
+)
+def test_an_answer_says_whether_its_nearest_image_or_part_stands_out(
+    mine: Collection, reader: User, nearest: list[float], part: list[float], confident: bool
 ) -> None:
     make_images(mine, [[n / 100 - 0.3, 1, 0] for n in range(60)])
-    make_image(mine, nearest)
+    image = make_image(mine)
+    whole = np.array(nearest) / np.linalg.norm(nearest)
+    with database.role("worker"), access.processing(mine.pk):
+        parts = [(Region(0, 0, 100, 100), np.array(part))]
+        index.store(image, whole, encoder=index.live_encoder(), parts=parts)
 
     answer = search(Query(image=b"example"), actor=reader, purpose=Purpose.TREATMENT)
 
@@ -488,7 +499,7 @@ def test_what_stands_out_is_told_from_permitted_images_alone(
         (own, among), (foreign, _) = (
             index.background(
                 np.array([1, 0, 0], np.float32),
-                beside=beside.pk,
+                beside=index.Neighbour(beside.pk, beside.collection_id, 0, 0.0),
                 within=[mine.pk],
                 encoder=index.live_encoder(),
             )

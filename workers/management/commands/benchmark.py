@@ -31,6 +31,7 @@ BENCHMARKS = {
     "encode": "workers.benchmark.encode",
     "finetune": "workers.benchmark.finetune",
     "index": "workers.benchmark.index",
+    "regions": "workers.benchmark.regions",
     "search": "workers.benchmark.search",
     "tags": "workers.benchmark.tags",
 }
