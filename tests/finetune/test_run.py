@@ -79,6 +79,7 @@ def test_a_result_carries_what_the_certificate_needs(tmp_path: Path) -> None:
     assert found.mechanism == STEPS
     assert found.data_digest == toy.private(120).digest
     assert found.audit.epsilon_at_least <= found.epsilon
+    assert found.audit_of_twin.epsilon_at_least > 0.3  # the canaries speak where nothing protects
     assert 0 <= found.membership.auc <= 1
     assert not list(tmp_path.glob("*.training"))
 

@@ -32,7 +32,7 @@ from retrieval.models import (
 from workers.encode import private_head
 from workers.encode.encoder import Encoder
 from workers.finetune import account
-from workers.finetune.attack import Membership
+from workers.finetune.attack import Audit, Membership
 from workers.finetune.collection import Gathered
 from workers.finetune.data import Floats, Public
 from workers.finetune.features import Space
@@ -196,8 +196,8 @@ def _statement(result: Result, base: EncoderVersion, trained: EncoderVersion) ->
         weights_digest=trained.digest,
         utility_before={"recall@10": result.recall_at_10_before},
         utility_after={"recall@10": result.recall_at_10_after},
-        attack=_attack(result, result.membership),
-        twin_attack=_attack(result, result.membership_of_twin, twin=True),
+        attack=_attack(result.audit, result.membership),
+        twin_attack=_attack(result.audit_of_twin, result.membership_of_twin),
         code_version=result.code_version,
     )
 
@@ -208,7 +208,5 @@ def _clipping(clipping: Clipping) -> str:
     return PER_UNIT_AND_GROUP if clipping.unit else PER_GROUP
 
 
-def _attack(result: Result, found: Membership, *, twin: bool = False) -> AttackResult:
-    # The canary audit is of the private run; the twin is attacked by membership only.
-    bound = 0.0 if twin else result.audit.epsilon_at_least
-    return AttackResult(bound, found.auc, found.true_positives_at_1_percent)
+def _attack(audit: Audit, found: Membership) -> AttackResult:
+    return AttackResult(audit.epsilon_at_least, found.auc, found.true_positives_at_1_percent)

@@ -72,6 +72,7 @@ class Result:
     recall_at_10_before: float
     recall_at_10_after: float
     audit: attack.Audit
+    audit_of_twin: attack.Audit  # what as many canaries prove where nothing protects them
     membership: attack.Membership
     membership_of_twin: attack.Membership
     code_version: str
@@ -118,16 +119,13 @@ def finetune(
         claim=claim,
         claimed=claimed,
     )
-    seen = attack.audit(
-        attack.scores(plan.objective, state.trace, canaries.rows),
-        canaries.included,
-        delta=plan.delta,
-    )
+    seen = _audit(state, canaries, plan)
     attack.reject_if_disproved(seen, accounted.epsilon)
     learnt = correction(plan.objective, state, public_rows, plan.recipe, private.units)
     outside = rows_of(held_out.pairs, space)
     projection = space.projection(learnt)
-    twin = correction(plan.objective, _twin(own, plan), public_rows, plan.recipe, private.units)
+    bare = _twin(own, canaries, plan)
+    twin = correction(plan.objective, bare, public_rows, plan.recipe, private.units)
     checkpoint.remove(folder, run)
     return Result(
         projection=projection,
@@ -148,6 +146,7 @@ def finetune(
         recall_at_10_before=recall(space.projection(torch.zeros_like(learnt)), held_out, 10),
         recall_at_10_after=recall(projection, held_out, 10),
         audit=seen,
+        audit_of_twin=_audit(bare, canaries, plan),
         membership=_membership(learnt, own, outside),
         membership_of_twin=_membership(twin, own, outside),
         code_version=code_version(),
@@ -209,11 +208,17 @@ def _train(
     return state, canaries
 
 
-def _twin(own: Rows, plan: Plan) -> State:
+def _twin(own: Rows, canaries: attack.Canaries, plan: Plan) -> State:
     """The same steps without protection: what the attacks would find. Never kept."""
     bare = replace(plan.mechanism, noise_multiplier=TWIN_NOISE)
     parts = expected_parts(plan.objective, own.units, bare.sample_rate)
-    return train(plan.objective, own, bare, plan.recipe, expected_parts=parts)
+    rows = own.joined(canaries.taking_part())
+    return train(plan.objective, rows, bare, plan.recipe, expected_parts=parts)
+
+
+def _audit(state: State, canaries: attack.Canaries, plan: Plan) -> attack.Audit:
+    score = attack.scores(plan.objective, state.trace, canaries.rows)
+    return attack.audit(score, canaries.included, delta=plan.delta)
 
 
 def _digest(private: Private, space: Space, plan: Plan) -> str:
