@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,11 +24,10 @@ def database() -> Iterator[None]:
     The broker and the key file are the new appliance's, too.
     """
     with tempfile.TemporaryDirectory(prefix="cloister-benchmark-") as folder:
-        own = {name: value for name, value in os.environ.items() if not _names_services(name)}
         servers = subprocess.Popen(
             [sys.executable, "manage.py", "servers", "--json"],
             cwd=settings.BASE_DIR,
-            env=own | {"CLOISTER_VAR": str(Path(folder) / "var")},
+            env=_own_environment(folder),
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -52,8 +51,50 @@ def database() -> Iterator[None]:
             servers.wait(timeout=60)
 
 
-def _names_services(name: str) -> bool:
-    return any(each in name for each in ("DATABASE_URL", "BROKER_URL", "CLOISTER_KEY_FILE"))
+@contextmanager
+def appliance(port: int) -> Iterator[Callable[..., str]]:
+    """All that `up` runs, empty. Yields what runs one of its commands and returns what it says."""
+    with tempfile.TemporaryDirectory(prefix="cloister-benchmark-") as folder:
+
+        def manage(*arguments: str) -> str:
+            done = subprocess.run(
+                [sys.executable, "manage.py", *arguments],
+                cwd=settings.BASE_DIR,
+                env=_own_environment(folder),
+                stdout=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise ServicesUnavailable(f"{arguments[0]} failed in the benchmark's appliance")
+            return done.stdout
+
+        up = subprocess.Popen(
+            [sys.executable, "manage.py", "up", "--port", str(port)],
+            cwd=settings.BASE_DIR,
+            env=_own_environment(folder),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            if not (up.stdout and up.stdout.readline()):
+                raise ServicesUnavailable("the benchmark's appliance does not start")
+            yield manage
+        finally:
+            up.send_signal(signal.SIGINT)
+            up.wait(timeout=60)
+
+
+_OF_AN_INSTALLATION = (
+    *("DATABASE_URL", "BROKER_URL", "CLOISTER_VAR", "CLOISTER_KEY_FILE", "CLOISTER_CHECKPOINTS"),
+    *("CLOISTER_METRICS", "CLOISTER_SYSLOG", "CLOISTER_OFFICER_MAIL", "CLOISTER_SIGN_IN"),
+)
+
+
+def _own_environment(folder: str) -> dict[str, str]:
+    """Ours, without the services and files of an installation that may be here."""
+    own = {k: v for k, v in os.environ.items() if not any(n in k for n in _OF_AN_INSTALLATION)}
+    return own | {"CLOISTER_VAR": str(Path(folder) / "var")}
 
 
 @contextmanager

@@ -19,6 +19,7 @@ class Setting:
 
     profile: whose detectors are also judged by what reviewers released, as `user` may review it.
     rows: how many vectors are made, where they are. say: told what takes long, before it does.
+    images: a folder of pictures to import.
     """
 
     data: Path
@@ -27,6 +28,7 @@ class Setting:
     user: User | None = None
     rows: int | None = None
     say: Say = _silently
+    images: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ BENCHMARKS = {
     "encode": "workers.benchmark.encode",
     "finetune": "workers.benchmark.finetune",
     "index": "workers.benchmark.index",
+    "ingest": "workers.benchmark.ingest",
     "regions": "workers.benchmark.regions",
     "search": "workers.benchmark.search",
     "tags": "workers.benchmark.tags",
@@ -70,6 +71,7 @@ class Command(BaseCommand):
             metavar="N",
             help="vectors to make (search, index)",
         )
+        parser.add_argument("--images", type=Path, metavar="FOLDER", help="pictures (ingest)")
         parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
     def handle(
@@ -81,6 +83,7 @@ class Command(BaseCommand):
         profile: str | None = None,
         user: str = access.OPERATOR,
         rows: int | None = None,
+        images: Path | None = None,
         json: bool,
         **_options: Any,
     ) -> None:
@@ -92,7 +95,9 @@ class Command(BaseCommand):
             raise CommandError(f"--vectors must be at least {LEAST_ROWS}")
         if not data.is_dir():
             self.stderr.write("no public data (--data, CLOISTER_DATA): only what wheels bring")
-        setting = Setting(data, files, rows=rows, say=self.stderr.write)
+        if images is not None and not images.is_dir():
+            raise CommandError("no such folder of images")
+        setting = Setting(data, files, rows=rows, say=self.stderr.write, images=images)
         if profile is not None:
             setting = Setting(data, files, *_reviewed_by(profile, user))
         tables = self._told(import_module(BENCHMARKS[name]).tables(setting))
