@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,9 @@ from retrieval.models import Collection, Image, ImportBatch, Kind, Purpose, Stat
 from retrieval.models.image import SETTLED
 
 POLL_S = 0.3
+ASKED_TOGETHER = 200
+"""Images are settled about in their order. To ask for all of thousands each time would take a good
+part of a core from the workers."""
 
 
 def import_files(
@@ -67,16 +70,13 @@ def import_files(
         close_batch(batch, len(refused), len(tags), actor=actor, purpose=purpose)
         if wait:
             working = progress.add_task("de-identifying and encoding", total=len(names))
-            while True:
-                images = states(names, actor=actor, purpose=purpose)
-                progress.update(
-                    working, completed=sum(state in SETTLED for state, _ in images.values())
-                )
-                if all(state in SETTLED for state, _ in images.values()):
-                    break
+            under_way = list(names)
+            while under_way := still_under_way(under_way, actor=actor, purpose=purpose):
+                progress.update(working, completed=len(names) - len(under_way))
                 if own is not None:
                     own.revive()
                 time.sleep(POLL_S)
+            progress.update(working, completed=len(names))
     images = states(names, actor=actor, purpose=purpose)
     files = Counter[str]()
     rejected_files = [{"file": name, "reason": reason.value} for name, reason in refused]
@@ -116,8 +116,16 @@ def close_batch(
         )
 
 
+def still_under_way(image_ids: list[UUID], *, actor: User, purpose: Purpose) -> list[UUID]:
+    """Those without the ones among the first that are settled, or no longer to be seen."""
+    asked = image_ids[:ASKED_TOGETHER]
+    found = states(asked, actor=actor, purpose=purpose)
+    waited_for = [i for i in asked if i in found and found[i][0] not in SETTLED]
+    return waited_for + image_ids[ASKED_TOGETHER:]
+
+
 def states(
-    image_ids: dict[UUID, list[str]], *, actor: User, purpose: Purpose
+    image_ids: Iterable[UUID], *, actor: User, purpose: Purpose
 ) -> dict[UUID, tuple[str, str]]:
     """The outcome of each file and its reason, as the actor may see them."""
     with access.acting_as(actor, purpose):

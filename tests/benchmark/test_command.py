@@ -121,3 +121,8 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     with pytest.raises(CommandError, match=reason):
         call_command("benchmark", name, data=tmp_path, files=files)
+
+
+def test_an_import_is_measured_of_a_folder_that_is_there(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="no such folder"):
+        call_command("benchmark", "ingest", data=tmp_path, images=tmp_path / "none")
