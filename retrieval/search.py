@@ -1,6 +1,6 @@
 """The way of a query: authorise, encode, find the nearest, record, answer."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
@@ -13,18 +13,17 @@ from pgvector.django import HammingDistance
 
 from retrieval import access, audit, confidence, fusion, index, kept_queries, probes, queue, storage
 from retrieval.errors import AccessDenied, EncoderUnavailable
-from retrieval.index import Metric, Neighbour
+from retrieval.groups import DUPLICATE_BITS, Scored, one_of_each
+from retrieval.index import Metric
 from retrieval.models import Collection, EncoderVersion, Image, Kind, Purpose, State, User
 from retrieval.models.grant import Capability
 from retrieval.models.image import Region, TimeRange
-from retrieval.query import Fusion, Group, Part, Query
+from retrieval.query import Fusion, Part, Query
 
 MAX_LIMIT = 200
 POOL = 5
 """So many times the wanted images are looked at to choose from: by rank, variety or group."""
 MAX_POOL = 2000
-DUPLICATE_BITS = 10
-"""Perceptual hashes of 64 bits that differ in so few are of one picture."""
 DUPLICATE_SIMILARITY = 0.93
 SCORE_DIGITS = 3
 """Scores are rounded: finer ones would let a caller triangulate a vector."""
@@ -58,7 +57,6 @@ class Answer:
     confident: bool | None = None
 
 
-Scored = tuple[Neighbour, float]
 Found = tuple[list[Hit], bool | None]
 
 
@@ -322,7 +320,7 @@ def _candidates(
         ranked = _ranked(query, vectors, within, encoder, pool)
         images = _indexed(n.image_id for n, _ in ranked)
         ranked_images = [(n, score) for n, score in ranked if n.image_id in images]
-        kept = _one_of_each(ranked_images, images, query.group) if query.group else ranked_images
+        kept = one_of_each(ranked_images, images, query.group) if query.group else ranked_images
         if len(kept) >= limit or len(ranked) < pool or pool >= MAX_POOL or not query.group:
             return kept, images
         pool = min(pool * POOL, MAX_POOL)
@@ -392,40 +390,6 @@ def _diversified(
         limit=limit,
     )
     return [known[place] for place in places]
-
-
-GROUPED_BY: Final[dict[Group, Callable[[Image], Hashable]]] = {
-    Group.SUBJECT: lambda image: image.subject_id,
-    Group.STUDY: lambda image: image.study,
-    Group.VIDEO: lambda image: image.video_id,
-}
-"""What images of one group have in common; those that have none stand alone."""
-
-
-def _one_of_each(ranked: list[Scored], images: dict[UUID, Image], group: Group) -> list[Scored]:
-    """The nearest of each group."""
-    if group is Group.DUPLICATE:
-        return _without_duplicates(ranked, images)
-    common = GROUPED_BY[group]
-    first: dict[Hashable, Scored] = {}
-    for neighbour, score in ranked:
-        image = images[neighbour.image_id]
-        first.setdefault(common(image) or image.pk, (neighbour, score))
-    return list(first.values())
-
-
-def _without_duplicates(ranked: list[Scored], images: dict[UUID, Image]) -> list[Scored]:
-    kept: list[Scored] = []
-    shown: list[int] = []
-    for neighbour, score in ranked:
-        bits = images[neighbour.image_id].perceptual_hash
-        hashed = None if bits is None else int(bits, 2)
-        if hashed is not None:
-            if any((hashed ^ other).bit_count() <= DUPLICATE_BITS for other in shown):
-                continue
-            shown.append(hashed)
-        kept.append((neighbour, score))
-    return kept
 
 
 def _alike(image_id: UUID, limit: int, reader: Reader, encoder: EncoderVersion) -> Found:

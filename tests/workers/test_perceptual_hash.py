@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from retrieval.search import DUPLICATE_BITS
+from retrieval.groups import DUPLICATE_BITS
 from tests.workers.test_stages import astronaut
 from workers.encode.encoder import Pixels
 from workers.perceptual_hash import perceptual_hash
