@@ -112,9 +112,9 @@ class AuditEventAdmin(ReadOnlyAdmin):
             Kind.AUDIT_READ,
             actor=actor_of(request),
             purpose=PURPOSE,
-            entry=int(entry) if entry is not None and entry.isdecimal() else None,
+            entry=_number(entry or ""),
             filters=narrowed_by,
-            page=int(page) if page.isdecimal() else None,
+            page=_number(page),
         )
 
     def subject_view(self, request: HttpRequest) -> HttpResponse:
@@ -147,12 +147,13 @@ class AuditEventAdmin(ReadOnlyAdmin):
         if not actor_of(request).has_perm(subject.RIGHT):
             raise PermissionDenied
         asked = request.GET.get("subject", "")
-        if not (asked.isascii() and asked.isdecimal() and len(asked) <= MOST_DIGITS):
+        number = _number(asked)
+        if number is None:
             return None, []
         with in_context(request):
-            found = subject.sightings(int(asked))
-        subject.record_report(int(asked), len(found), actor=actor_of(request))
-        return int(asked), found
+            found = subject.sightings(number)
+        subject.record_report(number, len(found), actor=actor_of(request))
+        return number, found
 
     def verify_view(self, request: HttpRequest) -> HttpResponseRedirect:
         """Recompute chain and tree, hold them against the checkpoints kept outside."""
@@ -177,9 +178,13 @@ class AuditEventAdmin(ReadOnlyAdmin):
         return redirect("admin:retrieval_auditevent_changelist")
 
 
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
+
+
 def plain(name: str) -> str:
     """A name that begins like a formula stays a name, in a spreadsheet too."""
-    return f"'{name}" if name[:1] in tuple("=+-@") else name
+    return f"'{name}" if name[:1] in tuple("=+-@\t\r") else name
 
 
 def problem(verification: audit.Verification) -> str:

@@ -46,7 +46,8 @@ class ReadableCollectionFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         value = self.value()
-        return queryset.filter(collection=int(value)) if value and value.isdigit() else queryset
+        known = _number(value or "")
+        return queryset if known is None else queryset.filter(collection=known)
 
 
 @admin.register(Image)

@@ -49,6 +49,13 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]  # no runtime gene
         model = ServiceAccount
         fields = ["username", "responsible", "is_active"]
 
+    def clean_username(self) -> str:
+        """Of people as well: Django asks among programs alone."""
+        name: str = self.cleaned_data["username"]
+        if User.objects.filter(username=name).exclude(pk=self.instance.pk).exists():
+            raise forms.ValidationError("There is an account of that name.")
+        return name
+
 
 @admin.register(ServiceAccount)
 class ServiceAccountAdmin(RecordedAdmin):
@@ -205,7 +212,8 @@ class ApiTokenAdmin(FilteredAdmin):
     def rotate_view(self, request: HttpRequest, token_id: int) -> HttpResponse:
         hours = request.POST.get("overlap_h", "")
         most = int(MAX_OVERLAP.total_seconds()) // 3600
-        overlap_h = int(hours) if hours.isascii() and hours.isdecimal() else 0
+        is_number = hours.isascii() and hours.isdecimal() and len(hours) <= len(str(most))
+        overlap_h = int(hours) if is_number else 0
         try:
             successor, text = tokens.rotate(
                 self._token(request, token_id),

@@ -61,15 +61,24 @@ class RecordedAdmin(FilteredAdmin):
     def log_change(self, request: HttpRequest, obj: Model, message: Any) -> Any:
         parts = [part.get("changed", {}) for part in message if isinstance(part, dict)]
         fields = [str(name) for part in parts for name in part.get("fields", [])]
-        self._record(request, obj, "changed", fields)
+        self._record(request, obj, "changed", fields, **self.rights_of(obj))
         return super().log_change(request, obj, message)
+
+    def rights_of(self, _obj: Model) -> dict[str, list[int]]:
+        """Which rights a changed row gives now, by their ids: what the log keeps of it."""
+        return {}
 
     def delete_model(self, request: HttpRequest, obj: Model) -> None:
         self._record(request, obj, "deleted")
         super().delete_model(request, obj)
 
     def _record(
-        self, request: HttpRequest, obj: Model, change: str, fields: list[str] | None = None
+        self,
+        request: HttpRequest,
+        obj: Model,
+        change: str,
+        fields: list[str] | None = None,
+        **rights: Any,
     ) -> None:
         audit.record_in_transaction(
             Kind.USER_CHANGED,
@@ -77,6 +86,7 @@ class RecordedAdmin(FilteredAdmin):
             **{self.subject: obj.pk},
             change=change,
             fields=fields,
+            **rights,
         )
 
 
@@ -104,6 +114,10 @@ class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no
     ]
     change_form_outer_after_template = "admin/second_factor.html"
     add_fieldsets = [(None, {"fields": ["username", "is_staff", "password1", "password2"]})]
+
+    def rights_of(self, obj: Model) -> dict[str, list[int]]:
+        assert isinstance(obj, User)  # noqa: S101  the one user model
+        return {"groups": _ids(obj.groups), "permissions": _ids(obj.user_permissions)}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         """People. Programs have a page of their own, and nothing of what is edited here."""
@@ -194,12 +208,20 @@ class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no
         return response
 
 
+def _ids(rows: Any) -> list[int]:
+    return sorted(rows.values_list("pk", flat=True))
+
+
 admin.site.unregister(Group)
 
 
 @admin.register(Group)
 class GroupAdmin(RecordedAdmin, DjangoGroupAdmin):
     subject = "group"
+
+    def rights_of(self, obj: Model) -> dict[str, list[int]]:
+        assert isinstance(obj, Group)  # noqa: S101  registered for it
+        return {"permissions": _ids(obj.permissions)}
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
         # Who may edit groups could otherwise give rights to one of their own.

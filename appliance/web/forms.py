@@ -109,7 +109,7 @@ class SearchForm(forms.Form):
     copies = forms.UUIDField(required=False)
     liked = UUIDsField()
     disliked = UUIDsField()
-    subject = forms.IntegerField(required=False, min_value=1)
+    subject = forms.IntegerField(required=False, min_value=1, max_value=2**63 - 1)
     taken_from = DayField(label="Taken from")
     taken_until = DayField(label="Taken until")
     received_from = DayField(label="Received from")

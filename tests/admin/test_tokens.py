@@ -172,6 +172,15 @@ def test_a_service_account_is_opened_with_a_person_and_closed_with_its_tokens(
     assert not works(text)
 
 
+def test_a_program_takes_no_name_that_a_person_has(
+    browser: Client, administrator: User, account: ServiceAccount
+) -> None:
+    form = {"username": "ada", "responsible": administrator.pk, "is_active": "on"}
+    for place in ("add", f"{account.pk}/change"):
+        answer = browser.post(f"/admin/retrieval/serviceaccount/{place}/", form)
+        assert "There is an account of that name." in answer.content.decode()
+
+
 def test_a_service_account_cannot_answer_for_another(
     browser: Client, account: ServiceAccount
 ) -> None:

@@ -94,22 +94,32 @@ def test_a_list_is_not_narrowed_by_what_it_does_not_offer(browser: Client) -> No
         "keptquery/?sealed_words__contains=a",
     ):
         assert browser.get(f"/admin/retrieval/{hidden}").status_code == 400, hidden
-    for offered in ("user/?is_staff__exact=1", "image/?state__exact=review", "image/?collection=1"):
+    for offered in (
+        "user/?is_staff__exact=1",
+        "image/?state__exact=review",
+        "image/?collection=1",
+        "image/?collection=²",
+        f"auditevent/?p={'9' * 5000}",
+    ):
         assert browser.get(f"/admin/retrieval/{offered}").status_code == 200, offered
 
 
 def test_a_change_of_rights_is_on_the_log_without_values(browser: Client, log: Log) -> None:
-    ben = make_user("ben")
+    ben, group = make_user("ben", must_change_password=True), Group.objects.create(name="wards")
     joined = {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
 
     browser.post(
         f"/admin/retrieval/user/{ben.pk}/change/",
-        {"username": "ben", "email": "ben@ward.example", "is_staff": "on"} | joined,
+        {"username": "ben", "email": "ben@ward.example", "is_staff": "on", "groups": [group.pk]}
+        | joined,
     )
 
     (entry,) = log(Kind.USER_CHANGED)
     assert entry["user"] == ben.pk
-    assert set(entry["fields"]) >= {"Staff status", "Active"}
+    assert set(entry["fields"]) >= {"Staff status", "Active", "Groups"}
+    assert (entry["groups"], entry["permissions"]) == ([group.pk], [])
+    ben.refresh_from_db()
+    assert ben.must_change_password  # a form does not make a handed out password last
     assert "ward.example" not in str(entry)
 
 

@@ -269,6 +269,17 @@ def test_what_is_turned_away_leaves_nothing_behind(program: Client, collection: 
     assert announce(program, job, receive.MAX_FILE_BYTES + 1).status_code == 422
 
 
+def test_a_file_whose_name_could_fool_a_reader_is_turned_away_by_its_reason(
+    program: Client, collection: Collection
+) -> None:
+    file = SimpleUploadedFile("a\u202egnp.exe", png())
+
+    answer = program.post(f"/api/v1/collections/{collection.pk}/images", {"file": file})
+
+    (told,) = answer.json()["files"]
+    assert (told["image"], told["reason"]) == (None, "unsafe_name")
+
+
 def test_an_empty_file_is_told_as_one(program: Client, collection: Collection) -> None:
     job, empty = start(program, collection), ("a.png", b"")
     single = SimpleUploadedFile(*empty)

@@ -7,11 +7,19 @@ from django.contrib.auth.models import Permission
 from django.db import DatabaseError, connection
 from django.test import override_settings
 
-from retrieval import access, holds
+from retrieval import access, break_glass, holds
 from retrieval.errors import AccessDenied, SecondPersonNeeded
 from retrieval.models import Collection, Hold, HoldReason, Kind, Purpose, Role, User
 from retrieval.models.grant import Capability
-from tests.factories import grant, make_collection, make_encoder, make_image, make_user, operator
+from tests.factories import (
+    enrol,
+    grant,
+    make_collection,
+    make_encoder,
+    make_image,
+    make_user,
+    operator,
+)
 from tests.retrieval.test_break_glass import entries
 from tests.retrieval.test_row_level_security import HOLD_PICTURES, rows_of
 from tests.web.conftest import Superuser
@@ -73,6 +81,17 @@ def test_a_held_account_opens_nothing_by_either_lock(person: User, collection: C
     holds.lift(hold.pk, actor=officer())
     assert opened(person) == [collection.pk]
     assert seen(person) == before
+
+
+def test_a_hold_closes_glass_that_was_broken_before(collection: Collection) -> None:
+    person = make_user()
+    enrol(person)
+    break_glass.break_glass(collection.name, reason="As a test.", actor=person)
+    assert access.opened_by_glass(person) == [collection.pk]
+
+    holds.place(person, HoldReason.PASSWORD, by=operator())
+
+    assert access.opened_by_glass(person) == []
 
 
 def test_it_is_lifted_once_by_a_second_person(person: User, superuser: Superuser) -> None:

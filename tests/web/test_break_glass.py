@@ -19,7 +19,7 @@ from retrieval.errors import AccessDenied
 from retrieval.models import Collection, Image, Kind, Purpose, Role, User, Verdict
 from retrieval.storage import Form
 from tests import database
-from tests.factories import enrol, grant, make_image, make_user, pass_second_factor
+from tests.factories import enrol, enrol_now, grant, make_image, make_user, pass_second_factor
 from tests.web.conftest import Blocked, Log, Superuser, jpeg, signed_in
 from workers import originals
 
@@ -87,6 +87,20 @@ def test_a_reason_and_a_second_sign_in_open_a_collection_for_emergencies(
     assert str(image.pk) in at_the_bedside.post("/", {"words": "anything"}).content.decode()
     assert at_the_bedside.get(reverse("preview", args=[image.pk])).status_code == 200
     assert len(log(Kind.GLASS_BROKEN)) == 1
+
+
+def test_who_set_up_the_second_factor_just_now_is_told_why_nothing_opens(
+    collection: Collection,
+) -> None:
+    """In the very session in which the password was shown, by whoever found it."""
+    stranger = make_user()
+    client = signed_in(stranger)
+    client.post("/second-factor", {"code": enrol_now(stranger)[0]})
+
+    answer = send(client, collection)
+
+    assert answer.status_code == 403
+    assert "less than a day ago" in answer.content.decode()
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ def _page(
     context = {
         "form": form,
         "problem": problem,
+        "is_barred": break_glass.is_barred(actor_of(request)),
         "opened": break_glass.open_to(actor_of(request)),
     }
     return render(request, "break_glass.html", context, status=status)
