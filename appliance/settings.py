@@ -42,6 +42,7 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "appliance.web.middleware.AdminPolicyMiddleware",
     "appliance.web.middleware.UploadLimitMiddleware",
+    "appliance.web.middleware.NoNulMiddleware",
     "appliance.web.middleware.TokenOnlyMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

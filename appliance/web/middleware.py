@@ -85,6 +85,19 @@ class UploadLimitMiddleware:
         return self.get_response(request)
 
 
+class NoNulMiddleware:
+    """Refuses an address that asks for a NUL: the database's texts hold none, and it would say so
+    with an error. Forms and the API look for it themselves."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if "%00" in request.META.get("QUERY_STRING", "") and not request.path.startswith("/api/"):
+            return errors.bad_request(request)
+        return self.get_response(request)
+
+
 class TokenOnlyMiddleware:
     """The API looks at a token only: a browser's session is not read there, and not ended either.
 
