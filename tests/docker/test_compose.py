@@ -152,3 +152,11 @@ def test_the_database_does_not_reach_the_checkpoints() -> None:
     holders = {n for n, s in SERVICES.items() if "/data/checkpoints" in str(s.get("volumes"))}
     assert holders == {"checkpoint", "tools", "web"}
     assert str(SERVICES["web"]["volumes"]).count("/data/checkpoints:ro") == 1
+
+
+def test_whoever_reads_files_of_the_site_sees_their_folder() -> None:
+    """The settings name them, and no process of the web side starts without what they name."""
+    for name, service in SERVICES.items():
+        named = "CLOISTER_SIGN_IN" in service.get("environment", {})
+        mounted = "${CLOISTER_SITE:-./site}:/site:ro" in service.get("volumes", [])
+        assert named == mounted == (name in ("web", "tools", "checkpoint")), name

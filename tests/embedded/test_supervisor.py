@@ -53,9 +53,24 @@ def held(var: Path) -> Iterator["subprocess.Popen[str]"]:
         process.wait()
 
 
+@contextmanager
+def server(var: Path) -> Iterator[None]:
+    """PostgreSQL alone on a folder that was held before: the start that all others go through."""
+    child = postgres.start(var)
+    try:
+        yield
+    finally:
+        child.stop(supervisor.STOP_TIMEOUT_S)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("data")
+    """A data folder that was held once."""
+    folder = tmp_path_factory.mktemp("data")
+    with held(folder):
+        pass
+    wait_for_none(folder)
+    return folder
 
 
 def processes_on(var: Path) -> list[int]:
@@ -71,7 +86,7 @@ def processes_on(var: Path) -> list[int]:
 
 
 def wait_for_none(var: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while processes_on(var) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert processes_on(var) == []
@@ -107,13 +122,9 @@ def test_a_killed_supervisor_takes_its_servers_along_and_the_next_start_is_clean
 )
 def test_a_stale_lock_file_of_postgresql_is_cleared(folder: Path, left: str) -> None:
     """Empty, torn, or naming a process that by now is another program."""
-    if not (folder / "postgres").exists():
-        with held(folder):
-            pass
-        wait_for_none(folder)
     (folder / "postgres" / "postmaster.pid").write_text(left)
 
-    with held(folder):
+    with server(folder):
         assert postgres._answers(folder)
     wait_for_none(folder)
 
@@ -138,7 +149,7 @@ def test_a_lost_key_file_is_not_replaced_by_a_new_one(
 
 
 def test_nobody_signs_in_without_a_password(folder: Path) -> None:
-    with held(folder), pytest.raises(psycopg.OperationalError, match="password"):
+    with server(folder), pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(host=str(env.socket_folder(folder)), user="postgres", dbname="cloister")
     wait_for_none(folder)
 

@@ -21,7 +21,8 @@ class Command(BaseCommand):
 
     def handle(self, *, json: bool, **_options: Any) -> None:
         var = env.data_folder()
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        # ^C as well: who starts in the background of a script inherits that it is ignored.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.default_int_handler)
         try:
             with supervisor.running(var, serves=True) as appliance:
