@@ -58,20 +58,20 @@ check: setup chromium pgbouncer slapd
 chromium:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
-	  || echo 'no chromium and no right to install it: the browser tests will say so' >&2
+	  || echo 'no chromium and no right to install it (apt-get install chromium): the browser tests fail' >&2
 
 # The tests of shared database sessions put Debian's PgBouncer before the embedded PostgreSQL.
 pgbouncer:
 	@PATH="$$PATH:/usr/sbin"; command -v pgbouncer >/dev/null || { [ "$$(id -u)" = 0 ] \
 	  && command -v apt-get >/dev/null && apt-get update -qq \
 	  && apt-get install -qq -y --no-install-recommends pgbouncer >/dev/null; } \
-	  || echo 'no pgbouncer and no right to install it: its tests will say so' >&2
+	  || echo 'no pgbouncer and no right to install it (apt-get install pgbouncer): its tests fail' >&2
 
 # The tests of the directory ask a real OpenLDAP, which they start and stop; Debian's own stays off.
 slapd:
 	@[ -x /usr/sbin/slapd ] && command -v ldapmodify >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends slapd ldap-utils >/dev/null; } \
-	  || echo 'no slapd and no right to install it: the tests of the directory will say so' >&2
+	  || echo 'no slapd and no right to install it (apt-get install slapd ldap-utils): its tests fail' >&2
 
 format: setup
 	$(BIN)/ruff format .

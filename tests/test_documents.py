@@ -6,6 +6,8 @@ from pathlib import Path
 import yaml
 from django.core.management import get_commands
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
 OURS = r"(?:appliance|retrieval|workers|tests|docker|docs|requirements)/"
@@ -51,3 +53,7 @@ def test_every_setting_reaches_a_container() -> None:
     handed = {name for service in services for name in service.get("environment", {})}
     handed |= set(re.findall(r"CLOISTER_\w+(?==)", read("docker", "web.Dockerfile")))
     assert settings_read() <= handed
+
+
+def test_every_file_that_starts_first_is_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).exists()] == []
