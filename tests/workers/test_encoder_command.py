@@ -8,9 +8,12 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from retrieval import access, index
-from retrieval.models import Collection, Image, Work
+from retrieval.models import Collection, EncoderVersion, Image, Work
 from tests import database
 from tests.factories import make_collection, make_encoder, make_image
+from workers import stages
+from workers.encode.device import best_device
+from workers.encode.precision import Precision, fastest_here
 
 pytestmark = pytest.mark.usefixtures("indexed")
 
@@ -96,3 +99,19 @@ def test_what_ships_is_imported_by_name_and_says_what_it_does_not_read() -> None
 def test_a_digest_is_given_for_a_folder_only() -> None:
     with pytest.raises(CommandError, match="digests in its code"):
         run("import", "--name", "cloister-classic", "--sha256", "0" * 64)
+
+
+def test_a_cheaper_version_is_registered_beside_its_base() -> None:
+    run("import", "--name", "cloister-embedded")
+
+    assert (
+        "no instructions"
+        in run("reduce", "cloister-embedded", "--to", "quick", "--precision", "bf16")
+        or fastest_here(best_device()) is Precision.BF16
+    )
+
+    base, quick = (EncoderVersion.objects.get(name=n) for n in ("cloister-embedded", "quick"))
+    assert quick.digest != base.digest
+    assert stages.encoder_of(quick).digest == quick.digest
+    with pytest.raises(CommandError, match="there is an encoder named"):
+        run("reduce", "cloister-embedded", "--to", "quick")

@@ -1,52 +1,258 @@
-"""The embedded encoder: words and pictures; and decoding, which comes before."""
+"""Encoders: words and pictures, how near a worker comes to what its device can do, what cheaper
+arithmetic gains and costs; and unpacking, which comes before."""
 
+import csv
 import io
+import json
+import os
+import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import skimage
+import torch
 from PIL import Image
 
 from workers.benchmark.table import Cell, Setting, Table
-from workers.decode.sandbox import decode
-from workers.encode.encoder import Pixels, encode_all
+from workers.decode.sandbox import decode, decode_reduced
+from workers.encode import precision
+from workers.encode.batches import Load, batch_size, vectors_of
+from workers.encode.device import best_device
+from workers.encode.encoder import Encoder, Pixels, encode_all, encode_batch
+from workers.encode.precision import Precision
 from workers.encode.registry import EMBEDDED, load
+from workers.previews import HEADROOM
 
 _PICTURES = Path(skimage.__file__).parent / "data"
 _WORDS = ("a dog runs on the beach", "fracture of the left wrist", "stars in the night sky")
-_BATCHES = (1, 16)
 _QUERIES = 100
-_IMAGES = 128
+_IMAGES = {"cpu": 64, "cuda": 8192}
+_RECALLED = 200
 _TWELVE_MEGAPIXELS = (4000, 3000)
 _DECODED = 10
+_BACKBONE = "resnet50"
+_FEW = 8
+"""Pictures for the slow ones: ViT-L/14 on a CPU, and bf16, which may have to be emulated."""
 
 
 def tables(setting: Setting) -> Iterator[Table]:
-    """Yield each table as soon as it is measured; the first of each kind is not counted."""
-    encoder = load(EMBEDDED)
+    """Yield each table as soon as it is measured; the first of each kind is not counted.
+
+    Random weights are as fast as others, and nothing has to be downloaded.
+    """
+    device = best_device()
+    most = setting.files or _IMAGES[device.type]
+    embedded = load(EMBEDDED)
     queries = min(_QUERIES, setting.files or _QUERIES)
-    yield Table(
-        "queries, words",
-        (_times(lambda at: encoder.encode_texts([_WORDS[at % len(_WORDS)]]), queries),),
+    words = _times(lambda at: embedded.encode_texts([_WORDS[at % len(_WORDS)]]), queries)
+    yield Table("queries, words", (words,), _name(device))
+    files, source = _files(setting, most)
+    with tempfile.TemporaryDirectory(prefix="cloister-benchmark-") as name:
+        folder = Path(name)
+        tower = _open_clip(folder, "ViT-B-32")
+        others = [_timm(folder), *([_open_clip(folder, "ViT-L-14")] if most > _FEW else [])]
+        slow = {"ViT-L-14"} if device.type == "cpu" else set[str]()
+        rows = [
+            _throughput(each, files[: _FEW if each.name in slow else most], device)
+            for each in (embedded, tower, *others)
+        ]
+        yield Table("images", tuple(rows), f"{len(files)} pictures from {source}; {_name(device)}")
+        cheaper = {
+            (base.name, kind): _cheaper(base, kind, folder)
+            for base in (embedded, tower)
+            for kind in Precision
+        }
+        pictures = [decode(file).pixels for file in files[: 4 * _FEW]]
+        yield _arithmetic((embedded, tower), cheaper, pictures, device)
+        yield _recall(embedded, cheaper[embedded.name, Precision.INT8], setting)
+    yield _unpacking(min(_DECODED, setting.files or _DECODED), embedded)
+
+
+def _throughput(encoder: Encoder, files: Sequence[bytes], device: torch.device) -> dict[str, Cell]:
+    """Images a second of each part by itself, and of them together as a worker runs them."""
+    size = batch_size()
+    pictures = [decode(file).pixels for file in files[: min(size, len(files))]]
+    decoded = [pictures[at % len(pictures)] for at in range(len(files))]
+    batch = encoder.preprocess(pictures)
+    encode_batch(encoder, batch)  # not counted: kernels are chosen, memory is taken
+    forward = _rate(
+        len(decoded),
+        lambda: [encode_batch(encoder, batch) for _ in range(-(-len(decoded) // len(batch)))],
     )
-    pictures, source = _pictures(setting)
+    unpack = partial(_unpacked, encoder.side)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        loading = _rate(
+            len(files),
+            lambda: list(threads.map(lambda file: encoder.preprocess([unpack(file)]), files)),
+        )
+    from_pixels = _rate(
+        len(files), lambda: _all_of(encoder, [partial(_one, each) for each in decoded])
+    )
+    from_files = _rate(
+        len(files),
+        lambda: _all_of(encoder, [lambda each=each: [unpack(each)] for each in files]),  # type: ignore[misc]
+    )
+    return {
+        "encoder": encoder.name,
+        "batch": size,
+        "forward only, images/s": round(forward, 1),
+        "decoded": round(from_pixels, 1),
+        "of forward": round(from_pixels / forward, 2),
+        "unpacking only": round(loading, 1),
+        "from files": round(from_files, 1),
+        "of the slower": round(from_files / min(loading, forward), 2),
+    }
+
+
+def _rate(count: int, call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return count / (time.perf_counter() - started)
+
+
+def _one(pixels: Pixels) -> list[Pixels]:
+    return [pixels]
+
+
+def _unpacked(side: int, file: bytes) -> Pixels:
+    return decode_reduced(file, round(HEADROOM * side))
+
+
+def _all_of(encoder: Encoder, loads: Sequence[Load]) -> None:
+    for rows in vectors_of(encoder, loads):
+        if isinstance(rows, Exception):
+            raise rows
+
+
+def _arithmetic(
+    bases: Sequence[Encoder],
+    cheaper: Mapping[tuple[str, Precision], Encoder],
+    pictures: Sequence[Pixels],
+    device: torch.device,
+) -> Table:
     rows: list[dict[str, Cell]] = []
-    for batch in _BATCHES:
-        encode_all(encoder, pictures[:batch], batch_size=batch)
-        started = time.monotonic()
-        encode_all(encoder, pictures, batch_size=batch)
-        seconds = time.monotonic() - started
-        rows.append({"batch": batch, "images/s": round(len(pictures) / seconds, 1)})
-    yield Table("images", tuple(rows), f"{len(pictures)} pictures from {source}")
-    photograph = _photograph()
-    yield Table(
-        "decoding a JPEG of 12 megapixels in the sandbox",
-        (_times(lambda _: decode(photograph), min(_DECODED, setting.files or _DECODED)),),
+    for base in bases:
+        exact = encode_all(base, pictures)
+        for kind in (None, *Precision):
+            encoder = base if kind is None else cheaper[base.name, kind]
+            batch = encoder.preprocess(pictures[: batch_size()])
+            encode_batch(encoder, batch)
+            rate = _rate(len(batch), partial(encode_batch, encoder, batch))
+            shown = pictures[:_FEW] if kind is Precision.BF16 else pictures
+            cosines = (encode_all(encoder, shown) * exact[: len(shown)]).sum(1)
+            rows.append(
+                {
+                    "encoder": base.name,
+                    "images in": kind or "fp32",
+                    "images/s": round(rate, 1),
+                    "least cosine to fp32": round(float(cosines.min()), 5),
+                }
+            )
+    chosen = precision.fastest_here(device)
+    return Table(
+        "cheaper arithmetic, forward only",
+        tuple(rows),
+        f"`encoder reduce` takes {chosen} on this machine; int8 is computed on the CPU",
     )
+
+
+def _recall(embedded: Encoder, int8: Encoder, setting: Setting) -> Table:
+    """Words to image among the first photographs of Flickr8k val, in float32 and in int8."""
+    title = "words to image, recall@10 of the embedded encoder"
+    archive, table = (setting.data / "flickr8k" / name for name in ("val.zip", "val.tsv"))
+    if not archive.is_file() or not table.is_file():
+        return Table(title, ({"images in": None, "recall@10": None},), "no flickr8k in --data")
+    with table.open(newline="") as lines:
+        captions = [(row["file"], row["caption"]) for row in csv.DictReader(lines, delimiter="\t")]
+    names = list(dict.fromkeys(name for name, _ in captions))[: setting.files or _RECALLED]
+    with zipfile.ZipFile(archive) as photographs:
+        pictures = [decode(photographs.read(name)).pixels for name in names]
+    asked = [(names.index(name), words) for name, words in captions if name in set(names)]
+    owner = np.array([own for own, _ in asked])
+    texts = np.concatenate(
+        [
+            embedded.encode_texts([w for _, w in asked[at : at + 64]])
+            for at in range(0, len(asked), 64)
+        ]
+    )
+    rows: list[dict[str, Cell]] = []
+    for kind, encoder in (("fp32", embedded), ("int8", int8)):
+        scores = texts @ encode_all(encoder, pictures).T
+        rank = (scores > scores[np.arange(len(owner)), owner][:, None]).sum(1)
+        recall = float((rank < 10).mean())  # noqa: PLR2004
+        rows.append({"images in": kind, "recall@10": round(recall, 4)})
+    return Table(title, tuple(rows), f"{len(asked)} captions among {len(names)} photographs")
+
+
+def _unpacking(count: int, encoder: Encoder) -> Table:
+    """A JPEG of 12 megapixels, unpacked and resized as the encoder wants it."""
+    photograph = _photograph()
+    size = (encoder.side, encoder.side)
+
+    def plain(_: int) -> object:
+        with Image.open(io.BytesIO(photograph)) as opened:
+            return opened.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+
+    def reduced(_: int) -> object:
+        with Image.open(io.BytesIO(photograph)) as opened:
+            wanted = round(HEADROOM * encoder.side)
+            opened.draft(None, (wanted, wanted))
+            return opened.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+
+    ways: dict[str, Callable[[int], object]] = {
+        "Pillow, whole": plain,
+        "Pillow, reduced": reduced,
+        "sandbox, whole": lambda _: encoder.preprocess([decode(photograph).pixels]),
+        "sandbox, reduced": lambda _: encoder.preprocess([_unpacked(encoder.side, photograph)]),
+    }
+    rows = tuple({"way": name, **_times(call, count)} for name, call in ways.items())
+    return Table("a JPEG of 12 megapixels, unpacked and resized", rows, "one at a time")
+
+
+def _cheaper(base: Encoder, kind: Precision, folder: Path) -> Encoder:
+    made = folder / f"{base.name}-{kind}"
+    source = "" if base.name == EMBEDDED else str(folder / base.name)
+    precision.write(made, base, base_source=source, precision=kind)
+    return load(made.name, source=str(made))
+
+
+# The libraries of models take seconds to import, so nobody does who only wants a part of this.
+
+
+def _open_clip(folder: Path, architecture: str) -> Encoder:
+    import open_clip  # noqa: PLC0415
+
+    model = open_clip.create_model(architecture, load_weights=False)
+    return _imported(folder / architecture, model, "open_clip_config.json", architecture)
+
+
+def _timm(folder: Path) -> Encoder:
+    import timm  # noqa: PLC0415
+
+    model = timm.create_model(_BACKBONE, pretrained=False)
+    return _imported(folder / _BACKBONE, model, "config.json", _BACKBONE)
+
+
+def _imported(folder: Path, model: torch.nn.Module, config: str, architecture: str) -> Encoder:
+    """As `encoder import` would: the folder is read, checked and loaded."""
+    folder.mkdir()
+    safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+    stated = {"architecture": architecture, "licence": "none: random weights"}
+    (folder / config).write_text(json.dumps(stated))
+    return load(architecture, source=str(folder))
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0))
+    return f"{torch.cpu.get_capabilities().get('cpu_name', 'CPU')}, {cores} cores, no GPU"
 
 
 def _times(call: Callable[[int], object], count: int) -> dict[str, Cell]:
@@ -61,16 +267,17 @@ def _times(call: Callable[[int], object], count: int) -> dict[str, Cell]:
     return {"times": count, "p50 ms": p50, "p95 ms": p95}
 
 
-def _pictures(setting: Setting) -> tuple[list[Pixels], str]:
-    count = min(_IMAGES, setting.files or _IMAGES)
+def _files(setting: Setting, count: int) -> tuple[list[bytes], str]:
+    """So many JPEG files, some of them several times where there are fewer."""
     archive = setting.data / "flickr8k" / "val.zip"
     if archive.is_file():
         with zipfile.ZipFile(archive) as photographs:
             names = sorted(n for n in photographs.namelist() if n.endswith(".jpg"))[:count]
-            return [decode(photographs.read(name)).pixels for name in names], "Flickr8k"
-    ours = (decode(path.read_bytes()).pixels for path in sorted(_PICTURES.glob("*.jpg")))
-    few = list(islice(ours, count))
-    return [few[at % len(few)] for at in range(count)], "a wheel: no flickr8k in --data"
+            found, source = [photographs.read(name) for name in names], "Flickr8k"
+    else:
+        found = [path.read_bytes() for path in sorted(_PICTURES.glob("*.jpg"))]
+        source = "a wheel: no flickr8k in --data"
+    return [found[at % len(found)] for at in range(count)], source
 
 
 def _photograph() -> bytes:

@@ -37,7 +37,7 @@ class EmbeddedEncoder:
         content = read_verified(PROJECTION_FILE, PROJECTION_SHA256)
         self._space = joint_space.from_bytes(content).to(self._device)
         self._image_tower = ImageTower(self._device)
-        self.image_network = _ImageNetwork(self._image_tower, self._space)
+        self.image_network = _ImageNetwork(self._image_tower, self._space).eval()
         self._text_tower = TextTower(self._device)
 
     def preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:

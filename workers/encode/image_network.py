@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -44,7 +44,9 @@ def placed(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 @torch.inference_mode()
-def unit_rows(network: nn.Module, batch: torch.Tensor, device: torch.device) -> Vectors:
+def unit_rows(
+    network: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, device: torch.device
+) -> Vectors:
     """Run one batch. Returns (N, dimensions) float32 with unit L2 rows; raises DeviceBusy.
 
     From pinned memory the batch is copied while an earlier one is still computed.

@@ -26,7 +26,7 @@ def load(
     """Return the encoder of an EncoderVersion row, loaded on first use and kept warm.
 
     name: one of SHIPPED, or any other name for the model in the folder `source`: one of
-    open_clip, one of timm, or a private head on another encoder.
+    open_clip, one of timm, another encoder in cheaper arithmetic, or a private head on another.
     digest: sha256 (hex) all its files were recorded with; None only when it is first imported.
     weights_sha256: what the weights' publisher says of their file, asked when it is imported.
     Raises ModelRefused if files are missing, altered or of a refused format.
@@ -67,6 +67,8 @@ def _from_folder(name: str, source: str | None, weights_sha256: str | None) -> E
     folder = Path(source)
     if is_private_head(folder):
         return _private_head(name, folder)
+    if is_cheaper(folder):
+        return _cheaper(name, folder)
     if _is_timm(folder):
         from workers.encode.timm_backbone import TimmEncoder  # noqa: PLC0415
 
@@ -95,3 +97,20 @@ def _private_head(name: str, folder: Path) -> Encoder:
         raise ModelRefused(f"{name} rests on another private head")
     base = load(config.base, source=config.base_source or None, digest=config.base_digest)
     return PrivateHead(name, folder, base, config)
+
+
+def is_cheaper(folder: Path) -> bool:
+    """Whether the folder holds no model of its own, but another one's cheaper arithmetic."""
+    return (folder / "precision.json").is_file()
+
+
+def _cheaper(name: str, folder: Path) -> Encoder:
+    from workers.encode.precision import CheaperEncoder, read_config  # noqa: PLC0415
+
+    config = read_config(folder)
+    source = Path(config.base_source) if config.base_source else None
+    # What learned from images is certified under its own row: no other one stands in for it.
+    if source is not None and (is_private_head(source) or is_cheaper(source)):
+        raise ModelRefused(f"{name} rests on what is no plain model itself")
+    base = load(config.base, source=config.base_source or None, digest=config.base_digest)
+    return CheaperEncoder(name, folder, base, config)

@@ -1,6 +1,8 @@
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import InterfaceError, OperationalError
 from rich.console import Console
@@ -12,11 +14,14 @@ from workers.encode import regions
 from workers.encode.encoder import Encoder
 from workers.encode.registry import SHIPPED, is_private_head, load
 
+PRECISIONS = ("bf16", "int8")
+
 
 class Command(BaseCommand):
     help = (
-        "Models: list them, import one from a folder, fill it in the shadow of the live one, "
-        "switch to it, and retire what is no longer used. Needs the running appliance."
+        "Models: list them, import one from a folder, make a cheaper version, fill it in the "
+        "shadow of the live one, switch to it, and retire what is no longer used. Needs the "
+        "running appliance."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -30,6 +35,14 @@ class Command(BaseCommand):
         )
         importing.add_argument("--name", required=True)
         importing.add_argument("--sha256", help="that its publisher gives for the weights' file")
+        reducing = verbs.add_parser(
+            "reduce", help="another version of an encoder, whose images cost less to compute"
+        )
+        reducing.add_argument("name")
+        reducing.add_argument("--to", required=True, metavar="NEW", help="its name")
+        reducing.add_argument(
+            "--precision", choices=PRECISIONS, help="default: what this machine computes fastest"
+        )
         for verb in ("fill", "switch", "retire"):
             verbs.add_parser(verb).add_argument("name")
 
@@ -40,6 +53,8 @@ class Command(BaseCommand):
                 self.list()
             elif verb == "import":
                 self.import_from(options["folder"], options["name"], options["sha256"])
+            elif verb == "reduce":
+                self.reduce(find_encoder(options["name"]), options["to"], options["precision"])
             elif verb == "fill":
                 self.fill(find_encoder(options["name"]))
             elif verb == "switch":
@@ -80,6 +95,34 @@ class Command(BaseCommand):
         if not reads_words(encoder):
             self.stdout.write("it reads images only: while it is live, words are refused")
         self.stdout.write(f"encoder {version.pk} is registered; next: fill it, then switch to it")
+
+    def reduce(self, version: EncoderVersion, name: str, wanted: str | None) -> None:
+        # Its libraries take seconds to load: the other verbs do not wait for them.
+        from workers.encode import precision  # noqa: PLC0415
+        from workers.encode.device import best_device  # noqa: PLC0415
+
+        index.require_in_use(version)
+        if version.learned_from_images:
+            raise ModelRefused("what learned from images is certified as it is")
+        if EncoderVersion.objects.filter(name=name).exists():
+            raise ModelRefused(f"there is an encoder named {name!r}")
+        fastest = precision.fastest_here(best_device())
+        chosen = precision.Precision(wanted) if wanted else fastest
+        base = load(version.name, source=version.source or None, digest=version.digest)
+        folder = Path(settings.CLOISTER_STORE) / "models" / uuid4().hex
+        with Console(stderr=True).status(f"making it in {chosen}"):
+            config = precision.write(folder, base, base_source=version.source, precision=chosen)
+        cheaper = index.register_encoder(
+            name=name,
+            digest=precision.digest_of(config),
+            dimensions=base.dimensions,
+            licence=base.licence,
+            source=str(folder),
+        )
+        record(cheaper, f"reduced to {chosen}")
+        if chosen is precision.Precision.BF16 and fastest is not chosen:
+            self.stdout.write("this machine has no instructions for bf16: here it is slower")
+        self.stdout.write(f"encoder {cheaper.pk} is registered; next: fill it, then switch to it")
 
     def fill(self, version: EncoderVersion) -> None:
         index.require_in_use(version)
