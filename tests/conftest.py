@@ -19,17 +19,20 @@ if TYPE_CHECKING:
     from appliance.embedded.supervisor import Appliance
 
 LONGEST = (
+    "flow/test_video.py",
+    "flow/test_from_folder_to_search.py",
+    "browser/test_by_keyboard.py",
+    "flow/test_up.py",
     "security/test_route_matrix.py",
     "security/test_log_fails_closed.py",
-    "flow/test_up.py",
-    "browser/test_by_keyboard.py",
-    "flow/test_from_folder_to_search.py",
     "embedded/test_supervisor.py",
     "benchmark/test_command.py",
     "workers/test_finetune_command.py",
+    "encode/test_embedded.py",
     "browser/test_review.py",
-    "security/test_pooling.py",
     "api/test_schema.py",
+    "retrieval/test_index.py",
+    "security/test_pooling.py",
 )
 """Begun first, where files run side by side: who gets one of these last has the others wait."""
 
