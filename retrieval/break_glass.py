@@ -9,7 +9,9 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
+from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX
 from django.db import connection
+from django.db.models import F, Q
 from django.utils import timezone
 
 from retrieval import access, audit, holds, keys, officer
@@ -32,13 +34,18 @@ LEAST_REASON_CHARS: Final = 10
 MAX_REASON_CHARS: Final = 1000
 SETTLED_AFTER: Final = timedelta(days=1)
 """How long an account has had a second factor before it opens anything in an emergency: who found
-a password would set one up on the spot, and its owner is to notice first."""
+a password would set one up on the spot, and its owner is to notice first. A new account
+sets its own up with the password that was handed over, and need not wait; one that a directory made
+by itself at a first sign-in waits like the others."""
 
 
 def is_barred(actor: User) -> bool:
-    """Whether this account breaks no glass now: held, or its second factor is of today."""
+    """Whether this account breaks no glass now: held, or an old one with a new second factor."""
     settled = Authenticator.objects.filter(
-        user=actor, enrolled_at__lte=timezone.now() - SETTLED_AFTER
+        Q(enrolled_at__lte=timezone.now() - SETTLED_AFTER)
+        | Q(enrolled_at__lte=F("user__date_joined") + SETTLED_AFTER)
+        & ~Q(user__password__startswith=UNUSABLE_PASSWORD_PREFIX),
+        user=actor,
     )
     return Hold.objects.filter(user=actor, lifted_at=None).exists() or not settled.exists()
 

@@ -105,7 +105,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
     SELECT cloister_may('view_auditevent')
 $$;
 
--- Nor for who is barred from it, or set up the second factor today.
+-- Nor for who is barred from it, or set up the second factor today for an account from before.
 CREATE OR REPLACE FUNCTION cloister_break_glass(
     new_id uuid, of_collection bigint, with_originals boolean, reason bytea
 ) RETURNS timestamptz
@@ -116,8 +116,11 @@ DECLARE
 BEGIN
     IF NOT EXISTS (SELECT FROM retrieval_user u WHERE u.id = breaker AND u.is_active)
        OR EXISTS (SELECT FROM retrieval_hold h WHERE h.user_id = breaker AND h.lifted_at IS NULL)
-       OR NOT EXISTS (SELECT FROM retrieval_authenticator a
-                      WHERE a.user_id = breaker AND a.enrolled_at <= now - interval '24 hours') THEN
+       OR NOT EXISTS (SELECT FROM retrieval_authenticator a JOIN retrieval_user u ON u.id = a.user_id
+                      WHERE u.id = breaker AND (
+                          a.enrolled_at <= now - interval '24 hours'
+                          OR (a.enrolled_at <= u.date_joined + interval '24 hours'
+                              AND u.password NOT LIKE '!%'))) THEN
         RAISE insufficient_privilege USING MESSAGE = 'nobody acts here';
     END IF;
     INSERT INTO retrieval_breakglass

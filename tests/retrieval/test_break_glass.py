@@ -10,6 +10,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.db import DatabaseError, connection
 from django.test import override_settings
+from django.utils import timezone
 
 from retrieval import access, break_glass, holds
 from retrieval.errors import AccessDenied, SecondPersonNeeded
@@ -289,6 +290,7 @@ def test_what_was_not_justified_is_the_breakers_last_until_an_officer_says_other
 
 def test_a_second_factor_of_today_breaks_no_glass(collection: Collection, physician: User) -> None:
     """Nor none at all. Another app in place of an old one does."""
+    User.objects.filter(pk=physician.pk).update(date_joined=timezone.now() - timedelta(days=2))
     Authenticator.objects.filter(user=physician).delete()
     assert_breaks_nothing(physician, collection)
     enrol_now(physician)
@@ -298,6 +300,22 @@ def test_a_second_factor_of_today_breaks_no_glass(collection: Collection, physic
     enrol(physician)
     enrol_now(physician)
     break_glass.break_glass(collection.name, reason=REASON, actor=physician)
+
+
+def test_a_new_accounts_first_second_factor_breaks_it(
+    collection: Collection, physician: User
+) -> None:
+    """It was set up with the password that was handed over: nobody else had it for long."""
+    Authenticator.objects.filter(user=physician).delete()
+    assert_breaks_nothing(physician, collection)
+    enrol_now(physician)
+    password = physician.password
+    physician.set_unusable_password()  # as the directory's accounts have
+    physician.save()
+    assert_breaks_nothing(physician, collection)
+    User.objects.filter(pk=physician.pk).update(password=password)
+    break_glass.break_glass(collection.name, reason=REASON, actor=physician)
+    assert opened(physician) == [collection.pk]
 
 
 def assert_breaks_nothing(actor: User, collection: Collection) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
@@ -10,6 +11,7 @@ from django.contrib.auth import BACKEND_SESSION_KEY
 from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from appliance.directory import oidc
 from appliance.web import second_factor
@@ -94,6 +96,7 @@ def test_who_set_up_the_second_factor_just_now_is_told_why_nothing_opens(
 ) -> None:
     """In the very session in which the password was shown, by whoever found it."""
     stranger = make_user()
+    User.objects.filter(pk=stranger.pk).update(date_joined=timezone.now() - timedelta(days=2))
     client = signed_in(stranger)
     client.post("/second-factor", {"code": enrol_now(stranger)[0]})
 
