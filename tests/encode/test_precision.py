@@ -149,3 +149,11 @@ def test_bf16_is_chosen_where_the_machine_has_instructions_for_it(
 
     assert fastest_here(torch.device("cpu")) is fastest
     assert fastest_here(torch.device("cuda")) is Precision.BF16
+
+
+def test_a_network_of_convolutions_gets_no_int8(tmp_path: Path) -> None:
+    embedded = registry.load(registry.EMBEDDED)
+
+    with pytest.raises(ModelRefused, match="convolutions"):
+        write(tmp_path / "made", embedded, base_source="", precision=Precision.INT8)
+    assert not (tmp_path / "made").exists()

@@ -170,9 +170,13 @@ def _as_int8(network: nn.Module, side: int) -> bytes:
     """The network for onnxruntime, its matrix products in int8.
 
     Activations are scaled batch by batch, so nothing has to be calibrated on anybody's pictures.
-    Convolutions stay in float32: EfficientNet-Lite took four times as long with them in int8.
+    Convolutions stay in float32: EfficientNet-Lite0 took four times as long with them in int8. A
+    network of convolutions is refused.
     Weights keep 7 bits: without VNNI the sums of 8-bit products would overflow 16 bits.
     """
+    kinds = [parameter.dim() for parameter in network.parameters()]
+    if kinds.count(4) > kinds.count(2):
+        raise ModelRefused("int8 pays for matrix products, and this network is of convolutions")
     # Here only, as they take seconds to import.
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415
 
