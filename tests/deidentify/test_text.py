@@ -393,9 +393,10 @@ def test_one_view_is_enough_for_a_small_square(sides: tuple[int, int], believed:
 def test_a_slanted_view_that_takes_the_picture_for_a_code_is_not_believed(
     *, degrees: float, side: int, dropped: bool
 ) -> None:
-    back = cv2.getRotationMatrix2D((50, 50), degrees, 1.0)
+    back = cv2.getRotationMatrix2D((50, 50), degrees, 1.0).astype(np.float64)
     square = np.array([[0, 0], [side, 0], [side, side], [0, side]], float)
-    seen = codes._affine(square, cv2.invertAffineTransform(back))
+    turned = cv2.invertAffineTransform(back).astype(np.float64)
+    seen = codes._affine(square, turned)
 
     assert codes._is_picture(seen, back, np.zeros((100, 100), np.uint8)) == dropped
 
