@@ -451,6 +451,18 @@ def test_an_encoder_without_words_is_refused_with_the_reason(
         finetune(captions)
 
 
+def test_captions_are_read_as_spreadsheets_quote_them(tmp_path: Path) -> None:
+    path = tmp_path / "words.tsv"
+    rows = ['a.jpg\t"a dog , in ""snow"" ."', 'b.jpg\t"one mark', "c.jpg\tplain"]
+    path.write_text("\n".join(["file\tcaption", *rows]), encoding="utf-8")
+
+    assert read_words(path) == {
+        "a.jpg": ['a dog , in "snow" .'],
+        "b.jpg": ['"one mark'],
+        "c.jpg": ["plain"],
+    }
+
+
 def test_a_subjects_images_are_one_unit_and_never_both_trained_on_and_measured(
     collection: Collection, tmp_path: Path
 ) -> None:

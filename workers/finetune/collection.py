@@ -157,8 +157,16 @@ def _words(rows: csv.DictReader[str]) -> Words:
         name, text = (row["file"] or "").strip(), (row[column] or "").strip()
         if not name or not text:
             raise CaptionsUnreadable(f"line {rows.line_num} lacks a file or its words")
+        text = _unquoted(text)
         found[name] += [text] if column == "caption" else in_words(text)
     return dict(found)
+
+
+def _unquoted(text: str) -> str:
+    """A field as spreadsheets write it. One quotation mark alone begins no field of many lines."""
+    if len(text) > 2 and text[0] == text[-1] == '"':  # noqa: PLR2004 - a mark at either end
+        return text[1:-1].replace('""', '"')
+    return text
 
 
 def in_words(label: str) -> list[str]:
