@@ -203,4 +203,3 @@ def test_a_noisy_sum_keeps_no_bits_of_the_data_below_its_grid() -> None:
     small = found.abs() < 2**-6  # where float32 could say more than the grid does
     assert small.any()
     assert torch.equal(steps[small], steps[small].round())
-    assert len(PerExample.__doc__ or "") > 0

@@ -20,7 +20,13 @@ from torch.nn import utils
 
 from workers.finetune import ghost
 from workers.finetune.heads import Rows, refuse_mixing_layers
-from workers.finetune.objective import Clipping, Drawn, in_batch_contrastive, per_example_loss
+from workers.finetune.objective import (
+    ROUNDING,
+    Clipping,
+    Drawn,
+    in_batch_contrastive,
+    per_example_loss,
+)
 
 UNITS_AT_ONCE = 64
 PROBES = 4
@@ -72,9 +78,10 @@ class Adapter:
                 continue
             descent = self._descents(weights, rows, chosen)
             place = torch.from_numpy(np.searchsorted(units, rows.unit_of[chosen]))
-            of_unit = torch.zeros(len(units), self.size).index_add_(0, place, descent)
+            of_unit = torch.zeros(len(units), self.size, dtype=torch.float64)
+            of_unit.index_add_(0, place, descent.double())
             length = of_unit.norm(dim=1).clamp_min(1e-12)
-            total += (self.clip / length).clamp(max=1) @ of_unit
+            total += ((1 - ROUNDING) * self.clip / length).clamp(max=1) @ of_unit
         return total
 
     def _ghost_sum(self, weights: torch.Tensor, rows: Rows, chosen: Drawn) -> torch.Tensor:

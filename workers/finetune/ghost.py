@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from retrieval.errors import ObjectiveRefused
-from workers.finetune.objective import Drawn, blocks
+from workers.finetune.objective import ROUNDING, Drawn, blocks
 
 Losses = Callable[[torch.Tensor], torch.Tensor]
 """What the module gives for n rows → (n,) losses, each of its own row only."""
@@ -64,7 +64,8 @@ def clipped_sum(
     for block in blocks(piece):
         rows = block.to(inputs.device)
         length = torch.stack([_square(a[rows], b[rows]) for a, b in pairs]).sum(0).sqrt()
-        scale[rows] = (clip / length.clamp_min(1e-12)).clamp(max=1)[:, None].expand_as(rows)
+        factor = (1 - ROUNDING) * clip / length.clamp_min(1e-12)
+        scale[rows] = factor.clamp(max=1)[:, None].expand_as(rows)
     summed = [-(b * scale[:, None, None]).flatten(0, 1).mT @ a.flatten(0, 1) for a, b in pairs]
     return torch.cat([part.flatten() for part in summed]).cpu()
 
