@@ -19,6 +19,15 @@ DECLARE
     spread float8;
     width float8;
 BEGIN
+    -- What is no mechanism would be left out of both counts below.
+    IF EXISTS (
+        SELECT FROM jsonb_to_recordset(mechanisms)
+            AS m(noise_multiplier float8, sample_rate float8, steps bigint)
+        WHERE (m.noise_multiplier > 0 AND m.noise_multiplier < 'Infinity'
+               AND m.sample_rate > 0 AND m.sample_rate <= 1 AND m.steps >= 1) IS NOT TRUE
+    ) THEN
+        RETURN true;
+    END IF;
     -- All steps with everybody together are one Gaussian mechanism (Balle and Wang 2018, arXiv
     -- 1805.06530, theorem 8, is exact for it).
     SELECT sqrt(sum(m.steps / m.noise_multiplier ^ 2)) INTO mu

@@ -38,6 +38,9 @@ def test_the_database_believes_the_accountant_and_refuses_half_of_it(
         too_little = found * (0.98 if everybody else 0.5)
         for claimed, refused in ((found, False), (too_little, True)):
             assert superuser.execute(spends_more, [told, claimed]).fetchone() == (refused,)
+    for no_rate in ({"sample_rate": 2}, {"sample_rate": None}, {}):
+        told = json.dumps([{"noise_multiplier": 9.0, "steps": 1, **no_rate}])
+        assert superuser.execute(spends_more, [told, 50.0]).fetchone() == (True,)
 
 
 def test_where_prv_has_no_answer_rdp_is_checked_against_rdp_of_other_code() -> None:
