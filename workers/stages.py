@@ -58,6 +58,7 @@ def deidentify(work: Work) -> None:
         image = StoredImage.objects.select_related("video").get(pk=work.image_id)
         profile = Collection.objects.select_related("profile").get(pk=work.collection_id).profile
         drawn = _drawn_in(image)
+        was_drawn_in = ReviewBox.objects.filter(image=image, source=Source.REVIEWER).exists()
     try:
         if videos.is_whole_video(image):
             moments = videos.moments(image)
@@ -76,7 +77,7 @@ def deidentify(work: Work) -> None:
             outbox.settle(image, State.REJECTED, rejected.reason)
         return
     pixels = cover_reviewed(covered.pixels, drawn, _rules(profile))
-    reason = covered.reason or (Reason.REVIEW_UNFINISHED if drawn else None)
+    reason = covered.reason or (Reason.REVIEW_UNFINISHED if was_drawn_in else None)
     with outbox.settling(work) as image:
         if image.video_id is not None:
             storage.write_bytes(image, Form.ORIGINAL, original)
@@ -155,9 +156,11 @@ def _store_render(image: StoredImage, pixels: Pixels, covered: Boxes) -> None:
 
 
 def _propose_boxes(image: StoredImage, found: Boxes, *, is_in_review: bool) -> None:
-    """Note what was found for who reviews it; what an earlier start had found is void."""
-    drawn = _drawn_in(image)
-    ReviewBox.objects.filter(image=image).exclude(pk__in=[box.pk for box in drawn]).delete()
+    """Note what was found for who reviews it; what an earlier start had found is void.
+
+    Not what reviewers drew, nor who took it off: a new start is no second reviewer.
+    """
+    ReviewBox.objects.filter(image=image).exclude(source=Source.REVIEWER).delete()
     if is_in_review:
         ReviewBox.objects.bulk_create(rows_of(found, image, Source.DETECTOR))
 

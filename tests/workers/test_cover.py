@@ -223,6 +223,30 @@ def test_a_new_start_keeps_what_a_reviewer_drew_and_goes_back_to_review(
     assert len(rows(image, Source.REVIEWER)) == 1
 
 
+def test_a_new_start_does_not_forget_who_took_off_what_a_colleague_drew(
+    image: Image, reviewer: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is what detectors no longer find released without anybody's look."""
+    colleague = make_user()
+    grant(colleague, image.collection, Role.REVIEWER, PURPOSE)
+    change(image, colleague, Drawn(BoxKind.FACE, (70, 4, 20, 10)))
+    run(Stage.COVER)
+    (drawn,) = rows(image, Source.REVIEWER)
+    change(fresh(image), reviewer, **{f"_{drawn.pk}": RemovalReason.OTHER})
+    run(Stage.COVER)
+    with database.role("worker"), access.processing(image.collection_id):
+        Image.objects.filter(pk=image.pk).update(state=State.QUARANTINED)
+    review.retry(image.pk, actor=operator(), purpose=PURPOSE)
+    monkeypatch.setattr(Given, "detect", lambda *_: [])
+
+    run(Stage.DEIDENTIFY)
+
+    again = fresh(image)
+    assert again.state == State.REVIEW
+    with pytest.raises(review.TakenOffByYou):
+        review.release(image.pk, render=again.render, actor=reviewer, purpose=PURPOSE)
+
+
 def test_after_a_change_of_profile_only_a_new_start_makes_an_image_releasable(
     image: Image, reviewer: User
 ) -> None:
