@@ -31,7 +31,7 @@ FORM: Final = re.compile(
 )
 MAX_OVERLAP: Final = timedelta(days=30)
 STRANGERS_PER_MINUTE: Final = 100
-"""Invented tokens from one address that are looked at."""
+"""Invented tokens from one address before it is told to wait. Those after are counted as well."""
 
 
 def open_account(name: str, *, responsible: User, opened_by: User) -> ServiceAccount:
@@ -169,9 +169,17 @@ def let_in(text: str, *, address: str | None = None) -> User:
 def _refuse_stranger(number: int, address: str | None) -> NoReturn:
     """Nobody has this token, though anybody can make one whose checksum fits."""
     there = audit.fingerprint(address or "")
-    if queue.count(f"strangers:{there}", lifetime_s=60) > STRANGERS_PER_MINUTE:
+    is_flood = queue.count(f"strangers:{there}", lifetime_s=60) > STRANGERS_PER_MINUTE
+    refusals.record(
+        Kind.TOKEN_REFUSED,
+        of="unknown",
+        actor=None,
+        is_answer=not is_flood,
+        token=number,
+        reason="unknown",
+    )
+    if is_flood:
         raise LimitReached("too many tokens that nobody has come from there", 60)
-    refusals.record(Kind.TOKEN_REFUSED, of="unknown", actor=None, token=number, reason="unknown")
     raise TokenRefused("there is no such token")
 
 
