@@ -70,6 +70,9 @@ class ServiceAccountAdmin(RecordedAdmin):
     def get_fields(self, request: HttpRequest, obj: Model | None = None) -> list[Any]:
         return ["username", "responsible"] + ([] if obj is None else ["is_active"])
 
+    def rights_of(self, obj: Any) -> dict[str, Any]:
+        return {"responsible": obj.responsible_id}
+
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         if change:
             super().save_model(request, obj, form, change)

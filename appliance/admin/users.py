@@ -55,7 +55,8 @@ class RecordedAdmin(FilteredAdmin):
     subject = ""
 
     def log_addition(self, request: HttpRequest, obj: Model, message: Any) -> Any:
-        self._record(request, obj, "added")
+        given = {name: ids for name, ids in self.rights_of(obj).items() if ids}
+        self._record(request, obj, "added", **given)
         return super().log_addition(request, obj, message)
 
     def log_change(self, request: HttpRequest, obj: Model, message: Any) -> Any:
@@ -64,8 +65,8 @@ class RecordedAdmin(FilteredAdmin):
         self._record(request, obj, "changed", fields, **self.rights_of(obj))
         return super().log_change(request, obj, message)
 
-    def rights_of(self, _obj: Model) -> dict[str, list[int]]:
-        """Which rights a changed row gives now, by their ids: what the log keeps of it."""
+    def rights_of(self, _obj: Model) -> dict[str, Any]:
+        """Which rights a row gives now, by their ids: what the log keeps of it."""
         return {}
 
     def delete_model(self, request: HttpRequest, obj: Model) -> None:
@@ -115,7 +116,7 @@ class UserAdmin(RecordedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]  # no
     change_form_outer_after_template = "admin/second_factor.html"
     add_fieldsets = [(None, {"fields": ["username", "is_staff", "password1", "password2"]})]
 
-    def rights_of(self, obj: Model) -> dict[str, list[int]]:
+    def rights_of(self, obj: Model) -> dict[str, Any]:
         assert isinstance(obj, User)  # noqa: S101  the one user model
         return {"groups": _ids(obj.groups), "permissions": _ids(obj.user_permissions)}
 
@@ -219,7 +220,7 @@ admin.site.unregister(Group)
 class GroupAdmin(RecordedAdmin, DjangoGroupAdmin):
     subject = "group"
 
-    def rights_of(self, obj: Model) -> dict[str, list[int]]:
+    def rights_of(self, obj: Model) -> dict[str, Any]:
         assert isinstance(obj, Group)  # noqa: S101  registered for it
         return {"permissions": _ids(obj.permissions)}
 

@@ -141,7 +141,7 @@ def test_whoever_does_not_answer_for_a_program_sees_none_of_its_tokens(
 
 
 def test_a_program_given_to_another_person_is_held_until_a_second_one_agrees(
-    browser: Client, administrator: User, account: ServiceAccount, collection: Collection
+    browser: Client, account: ServiceAccount, collection: Collection, log: Log
 ) -> None:
     _, text = make_token(account, collection)
     vera = make_user("vera", is_staff=True, is_superuser=True)
@@ -151,6 +151,7 @@ def test_a_program_given_to_another_person_is_held_until_a_second_one_agrees(
     browser.post(f"/admin/retrieval/serviceaccount/{account.pk}/change/", form)
 
     assert not works(text)
+    assert log(Kind.USER_CHANGED)[-1]["responsible"] == vera.pk
     holds.lift(Hold.objects.get(user=account).pk, actor=vera)
     assert works(text)
 

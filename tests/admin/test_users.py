@@ -221,6 +221,14 @@ def test_a_program_is_not_edited_as_a_person_is(browser: Client) -> None:
     assert "doesn’t exist" in answer.content.decode()
 
 
+def test_the_rights_of_a_new_group_are_on_the_log(browser: Client, log: Log) -> None:
+    (right,) = permissions("lift_hold")
+
+    browser.post("/admin/auth/group/add/", {"name": "officers", "permissions": [right.pk]})
+
+    assert log(Kind.USER_CHANGED)[-1]["permissions"] == [right.pk]
+
+
 def test_a_group_that_holds_grants_is_not_deleted(browser: Client, collection: Collection) -> None:
     group = Group.objects.create(name="nurses")
     grant(None, collection, Role.VIEWER, group=group)  # type: ignore[arg-type]
