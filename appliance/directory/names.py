@@ -5,6 +5,8 @@ from typing import Final
 
 PART: Final = re.compile(r"(?:\\.|[^,\\])+", re.DOTALL)
 ESCAPED: Final = re.compile(r"((?:\\[0-9A-Fa-f]{2})+)|\\(.)", re.DOTALL)
+SPECIAL: Final = re.compile(r"[,\\]")
+BEHIND_BACKSLASH: Final = r"\\\g<0>"
 
 
 def parts(dn: str) -> list[tuple[str, str]]:
@@ -18,7 +20,7 @@ def canonical(name: str) -> str:
     if "=" not in name:
         return name
     return ",".join(
-        f"{attribute}={value.casefold().replace(',', chr(92) + ',')}"
+        f"{attribute}={SPECIAL.sub(BEHIND_BACKSLASH, value.casefold())}"
         for attribute, value in parts(name)
     )
 

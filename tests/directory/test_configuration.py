@@ -4,6 +4,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from appliance.directory.configuration import SignIn, read
+from appliance.directory.names import canonical
 
 WHOLE = """
 staff_groups = ["it"]
@@ -79,3 +80,8 @@ def test_a_file_that_is_not_whole_is_refused(
 
     with pytest.raises(ImproperlyConfigured):
         read(written(tmp_path, text.replace(part, instead)))
+
+
+def test_a_backslash_in_a_name_makes_no_other_group_of_it() -> None:
+    assert canonical(r"cn=x\\,ou=y") != canonical(r"cn=x\,ou=y")
+    assert canonical(r"CN=x\, y, ou=Z") == canonical(r"cn=x\2c y,ou=z")
