@@ -36,11 +36,19 @@ def place(user: User, reason: HoldReason, *, by: User) -> Hold:
 
 
 def lift(hold_id: int, *, actor: User) -> None:
-    """Say that the account is in the right hands. On the log.
+    """Say that the account is in the right hands. On the log, refused or not.
 
     Raises AccessDenied where there is none or `actor` has no right to, and SecondPersonNeeded
     where it is the actor's own account or doing, or was lifted already.
     """
+    try:
+        _lift(hold_id, actor)
+    except (AccessDenied, SecondPersonNeeded):
+        audit.record(Kind.HOLD_REFUSED, actor=actor, purpose=Purpose.ADMINISTRATION, hold=hold_id)
+        raise
+
+
+def _lift(hold_id: int, actor: User) -> None:
     with access.acting_as(actor, Purpose.ADMINISTRATION):
         hold = Hold.objects.filter(pk=hold_id).first()
         if hold is None or not actor.has_perm(RIGHT):

@@ -39,6 +39,7 @@ class Kind(models.TextChoices):
     GLASS_REVIEWED = "break_glass.reviewed", "Break-glass reviewed"
     GLASS_READ = "break_glass.read", "Break-glass read"
     HOLD_PLACED = "hold.placed", "Account held"
+    HOLD_REFUSED = "hold.refused", "Account stays held"
     HOLD_LIFTED = "hold.lifted", "Account no longer held"
     COUNTS_READ = "counts.read", "Counts read"
     QUERY_DENIED = "query.denied", "Kept query denied"

@@ -118,6 +118,7 @@ def test_it_is_lifted_once_by_a_second_person(person: User, superuser: Superuser
     told = {"hold": hold.pk, "reason": "password", "user": person.pk}
     assert entries(superuser, Kind.HOLD_PLACED) == [told]
     assert entries(superuser, Kind.HOLD_LIFTED) == [told]
+    assert entries(superuser, Kind.HOLD_REFUSED) == [{"hold": hold.pk}] * 3
 
 
 @override_settings(CLOISTER_OFFICER_MAIL="officer@hospital.example")
