@@ -178,7 +178,7 @@ CLOISTER_CHECKPOINTS_EXPECTED = env.expects_checkpoints()
 CLOISTER_DETECTORS = env.detectors_file()
 CLOISTER_SYSLOG, CLOISTER_SYSLOG_CA = env.log_server()
 CLOISTER_OFFICER_MAIL, EMAIL_HOST, EMAIL_PORT = env.officer_mail()
-EMAIL_TIMEOUT = 3
+EMAIL_TIMEOUT = 2
 DEFAULT_FROM_EMAIL = "cloister@localhost"
 
 UNFOLD = {

@@ -8,6 +8,7 @@ was not justified holds the way through the glass alone.
 from functools import partial
 
 from django.db import connection, transaction
+from django.db.models import Q
 
 from retrieval import access, audit, officer
 from retrieval.errors import AccessDenied, SecondPersonNeeded
@@ -69,7 +70,11 @@ def _lift(hold_id: int, actor: User) -> None:
 
 
 def count_waiting(actor: User) -> int:
-    """How many wait for this officer; 0 for those who may not lift one."""
+    """How many wait for this officer; 0 for those who may not lift one.
+
+    Not those of closed accounts, nor what somebody else has to lift.
+    """
     if not actor.has_perm(RIGHT):
         return 0
-    return Hold.objects.filter(lifted_at=None).exclude(user=actor).count()
+    waiting = Hold.objects.filter(lifted_at=None, user__is_active=True).exclude(user=actor)
+    return waiting.exclude(~Q(reason=HoldReason.BREAK_GLASS), held_by=actor).count()

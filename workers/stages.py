@@ -58,7 +58,7 @@ def deidentify(work: Work) -> None:
         image = StoredImage.objects.select_related("video").get(pk=work.image_id)
         profile = Collection.objects.select_related("profile").get(pk=work.collection_id).profile
         drawn = _drawn_in(image)
-        was_drawn_in = ReviewBox.objects.filter(image=image, source=Source.REVIEWER).exists()
+        was_in_review = ReviewBox.objects.filter(image=image).exists()
     try:
         if videos.is_whole_video(image):
             moments = videos.moments(image)
@@ -77,7 +77,8 @@ def deidentify(work: Work) -> None:
             outbox.settle(image, State.REJECTED, rejected.reason)
         return
     pixels = cover_reviewed(covered.pixels, drawn, _rules(profile))
-    reason = covered.reason or (Reason.REVIEW_UNFINISHED if was_drawn_in else None)
+    # Boxes once shown to a reviewer are a reviewer's to release: not a gentler profile's.
+    reason = covered.reason or (Reason.REVIEW_UNFINISHED if was_in_review else None)
     with outbox.settling(work) as image:
         if image.video_id is not None:
             storage.write_bytes(image, Form.ORIGINAL, original)

@@ -49,6 +49,15 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]  # no runtime gene
         model = ServiceAccount
         fields = ["username", "responsible", "is_active"]
 
+    def clean_responsible(self) -> User:
+        """Who could not issue its tokens would leave it with none."""
+        person: User = self.cleaned_data["responsible"]
+        if not (person.is_staff and person.has_perm(RIGHT)):
+            raise forms.ValidationError(
+                "This person may not issue tokens: that takes staff status and “Can add api token”."
+            )
+        return person
+
     def clean_username(self) -> str:
         """Of people as well: Django asks among programs alone."""
         name: str = self.cleaned_data["username"]

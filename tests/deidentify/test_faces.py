@@ -94,7 +94,9 @@ def test_tiles_cover_a_side_and_share_an_edge(side: int) -> None:
         assert one < other <= one + length - min(90, length)
 
 
-@pytest.mark.parametrize(("side", "seen"), [(200, 448), (224, 224), (500, 500), (600, 448)])
+@pytest.mark.parametrize(
+    ("side", "seen"), [(200, 448), (224, 448), (320, 320), (500, 500), (600, 448)]
+)
 def test_a_picture_of_about_a_views_size_is_seen_as_it_is(side: int, seen: int) -> None:
     looked_at: list[int] = []
 

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from appliance.web import second_factor as of_session
 from appliance.web.forms import CodeForm
 from appliance.web.purpose import actor_of
-from retrieval import second_factor
+from retrieval import officer, second_factor
 from retrieval.models import User
 from retrieval.second_factor import Outcome
 
@@ -63,6 +63,8 @@ def enrol(request: HttpRequest) -> HttpResponse:
             second_factor.enrol(user, draft, form.cleaned_data["code"]) if form.is_valid() else None
         )
         if codes is not None:
+            # Who found a password would set one up as well: its owner is to notice.
+            officer.mail(user.email, "second factor", "Your account has a new authenticator app.")
             request.session.pop(DRAFT)
             of_session.remember(request)
             return _recovery_codes(request, codes)

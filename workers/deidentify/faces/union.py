@@ -38,7 +38,7 @@ _ALWAYS = 448
 _ENOUGH = 0.8
 _MAX_ENLARGEMENT = 3.0
 # Long sides of pictures that are seen as they are in the place of _ALWAYS: scaling costs sharpness.
-_OWN_SIDES = range(224, 560)
+_OWN_SIDES = range(320, 560)
 # A closer look pays at what is smaller than this in it, in pixels, and has this share of the
 # evidence that a face needs; with so much room around, in sides of a face, and so many pixels.
 _SMALL = 80
