@@ -186,7 +186,10 @@ def encode(works: Sequence[Work]) -> None:
     if not works:
         return
     live = index.live_encoder()
-    due = [_due(work) for work in works]
+    due: list[_Due] = []
+    for work in works:
+        with outbox.attempting(work):
+            due.append(_due(work))
     indexed = []
     for each, vectors in zip(due, _vectors(encoder_of(live), due), strict=True):
         with outbox.attempting(each.work):
