@@ -85,7 +85,7 @@ def test_int8_is_near_float32_whatever_the_batch(
     base, cheaper, _, _ = int8
 
     assert cosines(base, cheaper, images).min() > 0.99
-    assert np.allclose(encode_all(cheaper, images[:1]), encode_all(cheaper, images)[:1], atol=0.02)
+    assert np.allclose(encode_all(cheaper, images[:1]), encode_all(cheaper, images)[:1], atol=1e-4)
     assert cheaper.digest != base.digest
     assert (cheaper.dimensions, cheaper.side) == (base.dimensions, base.side)
 
