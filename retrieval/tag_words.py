@@ -79,7 +79,8 @@ def words_of(collection: Collection) -> list[str]:
 
 def care() -> int:
     """Choose the thresholds that are due, of all collections and all encoders in use, and tag by
-    them. As a worker's role; returns how many. Raises EncoderUnavailable (transient)."""
+    them. As a worker's role; returns how many. An encoder that does not answer waits for the next
+    round, and holds up no other."""
     chosen = 0
     for encoder in EncoderVersion.objects.filter(retired_at__isnull=True):
         for collection_id in Collection.objects.values_list("pk", flat=True):
@@ -89,6 +90,9 @@ def care() -> int:
             try:
                 prompts, others = _encode([word.word for word in words], encoder)
             except NoTextTower:
+                break
+            except EncoderUnavailable:
+                log.warning("encoder %s does not answer: it tags nothing yet", encoder.pk)
                 break
             _choose(words, directions(prompts, others), others, encoder=encoder, rows=rows)
             chosen += len(words)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from appliance import env
 from retrieval import access, tag_words, upkeep
-from retrieval.errors import EncoderUnavailable
+from retrieval.errors import CloisterError
 
 log = logging.getLogger("cloister.maintain")
 
@@ -41,9 +41,8 @@ class Command(BaseCommand):
                 write_metrics(env.metrics_folder())
                 if chosen := tag_words.care():
                     log.info("%s thresholds of tag words chosen", chosen)
-            except EncoderUnavailable:
-                log.warning("images cannot be tagged before an encoder answers")
-            except DatabaseError as error:
+            except (CloisterError, DatabaseError) as error:
+                # Tomorrow's index is not given up for what is wrong today, such as a missing key.
                 log.warning("the index could not be cared for: %s", type(error).__name__)
             close_old_connections()
             time.sleep(every)
