@@ -93,7 +93,7 @@ def test_the_proxy_reaches_the_web_side_and_nothing_behind_it() -> None:
 def test_the_key_of_the_store_is_with_those_who_open_it() -> None:
     holders = {n for n, s in SERVICES.items() if "key_encryption_key" in s.get("secrets", [])}
     workers = {"deidentify", "query", "encode", "query-gpu", "encode-gpu"}
-    assert holders == workers | {"web", "tools", "checkpoint"}
+    assert holders == workers | {"web", "tools", "checkpoint", "maintain"}
 
 
 def test_the_owners_password_is_with_the_one_who_migrates() -> None:
