@@ -17,6 +17,7 @@ from retrieval import access, audit, confidence, index, queue
 from retrieval.errors import EncoderUnavailable, NoTextTower
 from retrieval.models import (
     Collection,
+    Embedding,
     EncoderVersion,
     IndexPart,
     Kind,
@@ -110,7 +111,14 @@ def _due(collection_id: int, encoder: EncoderVersion) -> tuple[list[TagWord], in
             collection_id=collection_id, encoder=encoder, rows__gt=rows // GROWN
         )
         due = TagWord.objects.filter(collection_id=collection_id)
-        return list(due.exclude(pk__in=settled.values("word")).order_by("pk")), rows
+        words = list(due.exclude(pk__in=settled.values("word")).order_by("pk"))
+        # Parts are rows as well, and no images.
+        whole = Embedding.objects.filter(
+            collection_id=collection_id, encoder_id=encoder.pk, region=0
+        )
+        if words and len(whole.values_list("image_id")[:LEAST_IMAGES]) < LEAST_IMAGES:
+            return [], rows
+        return words, rows
 
 
 def _encode(words: Sequence[str], encoder: EncoderVersion) -> tuple[np.ndarray, np.ndarray]:
