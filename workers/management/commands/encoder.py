@@ -104,7 +104,7 @@ class Command(BaseCommand):
         index.require_in_use(version)
         if version.learned_from_images:
             raise ModelRefused("what learned from images is certified as it is")
-        if EncoderVersion.objects.filter(name=name).exists():
+        if name in SHIPPED or EncoderVersion.objects.filter(name=name).exists():
             raise ModelRefused(f"there is an encoder named {name!r}")
         fastest = precision.fastest_here(best_device())
         chosen = precision.Precision(wanted) if wanted else fastest
