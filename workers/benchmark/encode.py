@@ -84,9 +84,9 @@ def _throughput(encoder: Encoder, files: Sequence[bytes], device: torch.device) 
     decoded = [pictures[at % len(pictures)] for at in range(len(files))]
     batch = encoder.preprocess(pictures)
     encode_batch(encoder, batch)  # not counted: kernels are chosen, memory is taken
+    batches = -(-len(decoded) // len(batch))
     forward = _rate(
-        len(decoded),
-        lambda: [encode_batch(encoder, batch) for _ in range(-(-len(decoded) // len(batch)))],
+        batches * len(batch), lambda: [encode_batch(encoder, batch) for _ in range(batches)]
     )
     unpack = partial(_unpacked, encoder.side)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:

@@ -54,8 +54,12 @@ def _begin(barrier: Barrier) -> None:
 
 def _measure(stage: Stage, paths: Sequence[str]) -> float:
     """Seconds for these pictures, begun with the other processes when all is loaded."""
-    do, inputs = _work(stage, [Path(path).read_bytes() for path in paths])
-    do(inputs[:1])
+    try:
+        do, inputs = _work(stage, [Path(path).read_bytes() for path in paths])
+        do(inputs[:1])
+    except Exception:
+        _all_ready.abort()  # the others would wait for ever
+        raise
     # Each process takes one share: it waits here until the others have taken theirs.
     _all_ready.wait()
     started = time.perf_counter()
