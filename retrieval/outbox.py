@@ -120,7 +120,8 @@ def settling(work: Work) -> Iterator[Image]:
     """
     with access.processing(work.collection_id):
         # The image first, as everybody who decides about one does: no two wait for each other.
-        image = Image.objects.select_for_update().get(pk=work.image_id)
+        # No key: tags that are set anew meanwhile refer to the image, and this waits for them.
+        image = Image.objects.select_for_update(no_key=True).get(pk=work.image_id)
         ended, _ = Work.objects.filter(pk=work.pk, fencing_token=work.fencing_token).delete()
         if not ended:
             raise LeaseLost(f"work {work.pk} was taken over")
