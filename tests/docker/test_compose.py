@@ -96,6 +96,13 @@ def test_the_key_of_the_store_is_with_those_who_open_it() -> None:
     assert holders == workers | {"web", "tools", "checkpoint", "maintain"}
 
 
+@pytest.mark.parametrize(
+    "name", ["web", "deidentify", "query", "encode", "query-gpu", "encode-gpu"]
+)
+def test_whoever_reads_pictures_or_encoders_made_here_has_the_store(name: str) -> None:
+    assert "store:/data/store" in SERVICES[name]["volumes"]
+
+
 def test_the_owners_password_is_with_the_one_who_migrates() -> None:
     assert [n for n, s in SERVICES.items() if "database_url_owner" in s.get("secrets", [])] == [
         "prepare"
