@@ -137,7 +137,8 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """batch: (N, 3, SIDE, SIDE), in [-1, 1]. Returns (N, WIDTH, 7, 7)."""
-        return self.head(self.stages(self.stem(batch)))  # type: ignore[no-any-return]
+        pixels = batch.float().sub(127.5).div(127.5)
+        return self.head(self.stages(self.stem(pixels)))  # type: ignore[no-any-return]
 
 
 def load(variant: Variant) -> EfficientNetLite:

@@ -36,8 +36,7 @@ class ImageTower(nn.Module):
 
     def grid(self, batch: torch.Tensor) -> torch.Tensor:
         """batch: from `preprocess`. Returns (N, GRID × GRID, 2560), row by row."""
-        pixels = batch.float().sub(127.5).div(127.5)
-        maps = torch.cat([network(pixels) for network in self._networks], 1)
+        maps = torch.cat([network(batch) for network in self._networks], 1)
         return functional.adaptive_avg_pool2d(maps, GRID).flatten(2).transpose(1, 2)
 
     def classes(self, grid: torch.Tensor) -> torch.Tensor:
