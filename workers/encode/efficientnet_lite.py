@@ -136,7 +136,7 @@ class EfficientNetLite(nn.Module):
         self.classifier = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """batch: (N, 3, SIDE, SIDE), in [-1, 1]. Returns (N, WIDTH, 7, 7)."""
+        """batch: (N, 3, SIDE, SIDE) uint8, from `preprocess`. Returns (N, WIDTH, 7, 7)."""
         pixels = batch.float().sub(127.5).div(127.5)
         return self.head(self.stages(self.stem(pixels)))  # type: ignore[no-any-return]
 

@@ -163,8 +163,8 @@ def _session(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(batch: torch.Tensor) -> torch.Tensor:
         # One by one: the range of a batch's numbers scales them all, and no picture's vector may
         # depend on its neighbours, which may be of another collection.
-        rows = [session.run(None, {"batch": one.numpy()})[0] for one in batch.contiguous().split(1)]
-        return torch.from_numpy(np.concatenate(rows))
+        each = (session.run(None, {"batch": one[np.newaxis]}) for one in batch.numpy())
+        return torch.from_numpy(np.concatenate([row for (row,) in each]))
 
     return forward
 
