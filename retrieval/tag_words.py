@@ -58,9 +58,12 @@ def set_words(
     before.exclude(word__in=words).delete()
     known = set(before.values_list("word", flat=True))
     TagWord.objects.bulk_create(
-        TagWord(collection=collection, word=word)
-        for word in dict.fromkeys(words)
-        if word not in known
+        [
+            TagWord(collection=collection, word=word)
+            for word in dict.fromkeys(words)
+            if word not in known
+        ],
+        ignore_conflicts=True,  # somebody else named it in this moment
     )
     audit.record_in_transaction(
         Kind.COLLECTION_CHANGED,
