@@ -94,25 +94,6 @@ def test_tiles_cover_a_side_and_share_an_edge(side: int) -> None:
         assert one < other <= one + length - min(90, length)
 
 
-@pytest.mark.parametrize(
-    ("side", "seen"), [(200, 448), (224, 448), (320, 320), (500, 500), (600, 448)]
-)
-def test_a_picture_of_about_a_views_size_is_seen_as_it_is(side: int, seen: int) -> None:
-    looked_at: list[int] = []
-
-    class Noting:
-        name = "noting"
-
-        def look(self, batch: Pixels, threshold: float) -> list[boxes.Boxes]:
-            looked_at.append(batch.shape[1])
-            return [boxes.NONE] * len(batch)
-
-    watching = Union([union_of_views.Watch(Noting(), (union_of_views.View(448),))])
-    watching.detect(np.tile(np.arange(side, dtype=np.uint8)[:, None], (side, 1, 3)))
-
-    assert looked_at == [seen]
-
-
 def test_a_picture_of_any_size_costs_no_more_than_one_of_the_tiled_pixels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

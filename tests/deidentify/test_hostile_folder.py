@@ -43,7 +43,7 @@ def test_every_kind_of_entry_has_one_answer(tmp_path: Path) -> None:
     expected: dict[str, tuple[str, str | None]] = {}
     for raw in STRANGE:
         (folder / os.fsdecode(raw)).write_bytes(PICTURE)
-        expected[os.fsdecode(raw)] = ("released", None)
+        expected[raw.decode(errors="backslashreplace")] = ("released", None)
     (folder / "below.png" / "zero").write_bytes(b"")
     expected["below.png/zero"] = ("rejected", "empty_file")
     os.mkfifo(folder / "pipe.png")
@@ -176,4 +176,4 @@ def test_a_name_is_printed_on_one_line(tmp_path: Path) -> None:
     out = io.StringIO()
     call_command("deidentify", tmp_path, output=tmp_path.parent / "out", stdout=out)
 
-    assert "a\\nb\\udcff.png" in out.getvalue()
+    assert "a\\nb\\xff.png" in out.getvalue()

@@ -111,7 +111,7 @@ def count_releases(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return honest(*arguments)
 
     monkeypatch.setattr(train, "release", counted)
-    monkeypatch.setattr(run, "_twin", lambda own, plan: train.begin(plan.objective))
+    monkeypatch.setattr(run, "_twin", lambda own, canaries, plan: train.begin(plan.objective))
     return taken
 
 

@@ -26,12 +26,13 @@ from retrieval.models import (
 )
 from retrieval.storage import Form
 from tests import database
+from tests.deidentify.test_verdict import Scripted
 from tests.deidentify.writing import written
 from tests.factories import make_collection, make_encoder, make_image, operator, png
 from workers import stages, tasks
 from workers.decode.sandbox import decode
 from workers.deidentify.derivative import encode_preview
-from workers.deidentify.faces import union
+from workers.deidentify.faces import Face, union
 from workers.deidentify.verdict import Detectors, Profile
 from workers.encode.encoder import Encoder
 
@@ -204,8 +205,8 @@ def test_an_image_that_is_not_deidentified_gets_no_vector(state: State) -> None:
 def test_a_face_that_is_still_found_sends_the_image_to_review(
     portrait: Image, worker: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everywhere = union(threshold=0.0001)
-    monkeypatch.setattr(stages, "detectors_for", lambda _profile: Detectors(everywhere))
+    looks = Scripted([[Face((x, 300, 30, 30), 0.9, "scripted")] for x in (10, 100, 200, 300)])
+    monkeypatch.setattr(stages, "detectors_for", lambda _profile: Detectors(looks))
 
     run(Stage.DEIDENTIFY)
 

@@ -37,8 +37,6 @@ _SAME = 0.4
 _ALWAYS = 448
 _ENOUGH = 0.8
 _MAX_ENLARGEMENT = 3.0
-# Long sides of pictures that are seen as they are in the place of _ALWAYS: scaling costs sharpness.
-_OWN_SIDES = range(320, 560)
 # A closer look pays at what is smaller than this in it, in pixels, and has this share of the
 # evidence that a face needs; with so much room around, in sides of a face, and so many pixels.
 _SMALL = 80
@@ -231,16 +229,10 @@ def _all_of(views: Sequence[View], of: tuple[int, int]) -> list[tuple[View, floa
     """Drop large views that need more pixels than the picture has; each with its scale."""
     side = max(of)
     return [
-        (view, _scale(view, side))
+        (view, min(view.side / side, _MAX_ENLARGEMENT))
         for view in views
         if view.side <= _ALWAYS or view == _ADDED or side >= _ENOUGH * view.side
     ]
-
-
-def _scale(view: View, side: int) -> float:
-    if view.side == _ALWAYS and side in _OWN_SIDES:
-        return 1.0
-    return min(view.side / side, _MAX_ENLARGEMENT)
 
 
 def _closer(of: tuple[int, int], area: Area) -> tuple[View, float]:
