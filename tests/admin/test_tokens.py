@@ -3,6 +3,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.test import Client
 from django.utils import timezone
 
@@ -159,8 +160,11 @@ def test_a_program_given_to_another_person_is_held_until_a_second_one_agrees(
 def test_a_service_account_is_opened_with_a_person_and_closed_with_its_tokens(
     browser: Client, collection: Collection, log: Log
 ) -> None:
-    person = make_user("vera")
+    person = make_user("vera", is_staff=True)
     url = "/admin/retrieval/serviceaccount/"
+    refused = browser.post(f"{url}add/", {"username": "importer", "responsible": person.pk})
+    assert "may not issue tokens" in refused.content.decode()
+    person.user_permissions.add(Permission.objects.get(codename="add_apitoken"))
     browser.post(f"{url}add/", {"username": "importer", "responsible": person.pk})
 
     account = ServiceAccount.objects.get(username="importer")

@@ -4,7 +4,7 @@ import re
 import struct
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom._dicom_dict import DicomDictionary
@@ -61,6 +61,10 @@ def element(tag: int, kind: bytes, value: bytes) -> bytes:
     return head + struct.pack("<H", len(value)) + value
 
 
+def sequence(tag: int, inner: bytes) -> bytes:
+    return element(tag, b"SQ", b"\xfe\xff\0\xe0" + struct.pack("<I", len(inner)) + inner)
+
+
 @st.composite
 def data_sets(draw: Any, depth: int = 0) -> bytes:
     """Elements of any tag, of any representation, with any value, in order of their tags."""
@@ -74,8 +78,9 @@ def data_sets(draw: Any, depth: int = 0) -> bytes:
         value = draw(junk if read_as & NUMBERS else st.one_of(names, junk))
         if kind == b"SQ":
             inner = draw(data_sets(depth + 1)) if depth < 2 else b""
-            value = b"\xfe\xff\0\xe0" + struct.pack("<I", len(inner)) + inner
-        written[tag] = element(tag, kind, value)
+            written[tag] = sequence(tag, inner)
+        else:
+            written[tag] = element(tag, kind, value)
     return b"".join(written[tag] for tag in sorted(written))
 
 
@@ -87,6 +92,7 @@ def object_with(body: bytes) -> bytes:
 
 
 @given(body=data_sets())
+@example(body=sequence(0x00101040, element(0x00181310, b"UL", b"\0")))  # an address that is none
 @quickly
 def test_no_name_leaves_wherever_it_stands(body: bytes) -> None:
     try:

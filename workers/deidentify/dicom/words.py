@@ -265,7 +265,8 @@ def known_identifiers(elements: Iterable[DataElement]) -> Known:
         if element.VR == "PN":
             for value in _values(element):
                 found.update(_name_parts(value))
-        elif element.keyword in _IDENTIFYING:
+        # The elements of a sequence come by themselves.
+        elif element.keyword in _IDENTIFYING and element.VR != "SQ":
             for value in _values(element):
                 found.update(_parts(value, whole_only=element.keyword in _WHOLE_ONLY))
     if not found:
