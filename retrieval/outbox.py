@@ -6,7 +6,7 @@ slower one's result void.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -60,10 +60,7 @@ def claim(work_id: int) -> Work | None:
         )
         if work is None:
             return None
-        work.attempts += 1
-        work.fencing_token += 1
-        work.lease_until = now + LEASE
-        work.save(update_fields=["attempts", "fencing_token", "lease_until"])
+        _lease([work])
     if work.attempts > MAX_ATTEMPTS:
         with settling(work) as image:
             # Indexed, only a further encoder gave up; rejected, nothing was due any more.
@@ -90,12 +87,17 @@ def claim_together(work_id: int, *, most: int) -> list[Work]:
             stage=first.stage, attempts=0, lease_until__isnull=True
         )
         others = list(waiting.order_by("pk")[: most - 1])
-        for work in others:
-            work.attempts += 1
-            work.fencing_token += 1
-            work.lease_until = timezone.now() + LEASE
-        Work.objects.bulk_update(others, ["attempts", "fencing_token", "lease_until"])
+        _lease(others)
     return [first, *others]
+
+
+def _lease(works: Sequence[Work]) -> None:
+    """Count an attempt of each of these locked rows, and keep others off it for a while."""
+    for work in works:
+        work.attempts += 1
+        work.fencing_token += 1
+        work.lease_until = timezone.now() + LEASE
+    Work.objects.bulk_update(works, ["attempts", "fencing_token", "lease_until"])
 
 
 @contextmanager
