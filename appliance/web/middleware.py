@@ -123,14 +123,18 @@ BEFORE_THE_DIRECTORY: Final = (
 CHECKED_AT: Final = "directory_checked_at"
 
 
-class DirectoryMiddleware:
-    """Who is not let in by the directory any more is let out here, at the next check."""
+class _AtTheView:
+    """Acts in a hook beside the view, when it is known or has failed; all else passes as it is."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         return self.get_response(request)
+
+
+class DirectoryMiddleware(_AtTheView):
+    """Who is not let in by the directory any more is let out here, at the next check."""
 
     def process_view(
         self, request: HttpRequest, _view: Callable[..., Any], _args: object, _kwargs: object
@@ -182,18 +186,12 @@ BEFORE_THE_SECOND_FACTOR: Final = (*BEFORE_THE_DIRECTORY, "second_factor")
 """Routes that a session may use which was opened with half of what its user must show."""
 
 
-class SecondFactorMiddleware:
+class SecondFactorMiddleware(_AtTheView):
     """A session of an administrator or a reviewer opens nothing before its second factor.
 
     Nor does one of anybody else who enrolled. What is open is listed by name, so that a new route
     is closed.
     """
-
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        return self.get_response(request)
 
     def process_view(
         self, request: HttpRequest, _view: Callable[..., Any], _args: object, _kwargs: object
@@ -225,14 +223,8 @@ def _send_to(request: HttpRequest, name: str) -> HttpResponse:
 BEFORE_THE_PASSWORD_CHANGE: Final = (*BEFORE_THE_SECOND_FACTOR, "change_password", "admin_sign_in")
 
 
-class PasswordChangeMiddleware:
+class PasswordChangeMiddleware(_AtTheView):
     """Somebody whose password was handed out sets one of their own before anything else."""
-
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        return self.get_response(request)
 
     def process_view(
         self, request: HttpRequest, _view: Callable[..., Any], _args: object, _kwargs: object
@@ -256,14 +248,8 @@ BEFORE_THE_HOLD_IS_LIFTED: Final = (
 )
 
 
-class HeldAccountMiddleware:
+class HeldAccountMiddleware(_AtTheView):
     """Whose password or second factor somebody else changed waits for a second person's word."""
-
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        return self.get_response(request)
 
     def process_view(
         self, request: HttpRequest, _view: Callable[..., Any], _args: object, _kwargs: object
@@ -341,17 +327,11 @@ def _tells_something(request: HttpRequest, response: HttpResponseBase) -> bool:
     return known and (response.status_code < HTTPStatus.BAD_REQUEST or denied)
 
 
-class FailClosedMiddleware:
+class FailClosedMiddleware(_AtTheView):
     """No data and a 503 where the log, the database or the broker cannot do its part.
 
     What fails before or after the view itself ends in `errors.server_error`, with the same answer.
     """
-
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if isinstance(error, AccessDenied):
