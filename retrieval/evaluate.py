@@ -5,19 +5,27 @@ nDCG with binary gains, Järvelin & Kekäläinen 2002. Intervals: percentile boo
 Efron & Tibshirani 1993, chapter 13.
 """
 
-import csv
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 import numpy as np
 
 from retrieval import access, audit, confidence, index, probes, queue, storage
-from retrieval.errors import AccessDenied, EncoderUnavailable, QueriesUnreadable
-from retrieval.models import Collection, EncoderVersion, Image, Kind, Purpose, State, User
+from retrieval.errors import AccessDenied, EncoderUnavailable
+from retrieval.judged import Judged, Known, Place, is_id
+from retrieval.models import (
+    Collection,
+    EncoderVersion,
+    Image,
+    Kind,
+    PrivacyProfile,
+    Purpose,
+    State,
+    User,
+)
 from retrieval.models.grant import Capability
 
 DEPTH = 100
@@ -26,15 +34,9 @@ CUTS = (1, 5, 10)
 ENCODED_TOGETHER = 64
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-MAX_QUERIES_BYTES = 256 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Words, and the names or ids of the images that answer them."""
-
-    words: str
-    relevant: frozenset[str]
+EARLIER_RULES = "earlier rules"
+"""Of images that no present profile's rules were applied to."""
+IS_CONFIDENT, AT_CUT_OFF = "confident", "precision@cut-off"
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,18 @@ class Outcome:
     """One query's ranking, held against what is relevant.
 
     `ranks`: 1-based ranks of the relevant images among the first DEPTH. `relevant`: how many
-    there are, those that cannot be found included. `exact`: the share of the ten exactly nearest
-    images that are among the first ten. `collections`: where the relevant ones lie. `confident`:
+    there are, those that cannot be found included; `findable`: without those. `exact`: the share
+    of the ten exactly nearest images that are among the first ten. `collections`: where the
+    relevant ones lie, and `rules`: digests of those they were de-identified by. `confident`:
     whether the first stands out, see `retrieval.confidence`.
     """
 
     ranks: tuple[int, ...]
     relevant: int
-    exact: float
-    collections: frozenset[int]
+    findable: int
+    exact: float = 1.0
+    collections: frozenset[int] = frozenset()
+    rules: frozenset[str] = frozenset()
     confident: bool | None = None
 
 
@@ -58,42 +63,17 @@ class Outcome:
 class Evaluation:
     """What an encoder found for one who may search.
 
-    `unknown`: how many relevant names and ids no searchable image has.
+    `unknown`: how many relevant names and ids no searchable image has; `unknown_lines`: those of
+    the queries that name one. `profiles`: names of privacy profiles, by the digest of their rules.
     """
 
     encoder: EncoderVersion
     outcomes: list[Outcome]
     collections: list[Collection]
+    profiles: dict[str, str]
     unknown: int
+    unknown_lines: list[int]
     audit_number: int
-
-
-def read_queries(path: Path) -> list[Judged]:
-    """Tab-separated with the header `query`, `relevant`; several relevant ones, a space between.
-
-    Raises QueriesUnreadable with the number of the first wrong line.
-    """
-    try:
-        if path.stat().st_size > MAX_QUERIES_BYTES:
-            raise QueriesUnreadable(f"a file of queries has at most {MAX_QUERIES_BYTES} bytes")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(_judged(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise QueriesUnreadable("the file of queries cannot be read") from error
-
-
-def _judged(rows: "csv.DictReader[str]") -> Iterable[Judged]:
-    if not {"query", "relevant"} <= set(rows.fieldnames or ()):
-        raise QueriesUnreadable("the first line must name the columns query and relevant")
-    empty = True
-    for row in rows:
-        words, relevant = (row["query"] or "").strip(), (row["relevant"] or "").split()
-        if not (words and relevant):
-            raise QueriesUnreadable(f"line {rows.line_num} lacks a query or what is relevant")
-        empty = False
-        yield Judged(words, frozenset(relevant))
-    if empty:
-        raise QueriesUnreadable("the file holds no query")
 
 
 def evaluate(
@@ -118,7 +98,7 @@ def evaluate(
         if collections is None or collection.pk in collections
     ]
     named = access.collections_where(actor, purpose, Capability.SEE_SOURCE_NAMES)
-    by_name = any(not _is_id(name) for query in queries for name in query.relevant)
+    by_name = any(not is_id(name) for query in queries for name in query.relevant)
     if not permitted or (by_name and not {c.pk for c in permitted} <= {c.pk for c in named}):
         audit.record(Kind.SEARCH_DENIED, actor=actor, purpose=purpose, evaluation=True)
         raise AccessDenied(f"user {actor.pk} may not evaluate there")
@@ -134,7 +114,7 @@ def evaluate(
             words: _rank(vector, others, within=within, encoder=encoder)
             for words, vector in vectors.items()
         }
-    outcomes = [_outcome(query, rankings[query.words], known=known) for query in queries]
+    answers = [known.answers(query) for query in queries]
     number = audit.record(
         Kind.SEARCH_EVALUATED,
         actor=actor,
@@ -143,8 +123,19 @@ def evaluate(
         encoder=encoder.pk,
         queries=len(queries),
     )
-    unknown = {name for query in queries for name in query.relevant} - known.keys()
-    return Evaluation(encoder, outcomes, permitted, len(unknown), number)
+    unknown = [{name for name, images in each.items() if not images} for each in answers]
+    return Evaluation(
+        encoder=encoder,
+        outcomes=[
+            _outcome(each.values(), rankings[query.words])
+            for query, each in zip(queries, answers, strict=True)
+        ],
+        collections=permitted,
+        profiles=_profiles(permitted),
+        unknown=len(set().union(*unknown)),
+        unknown_lines=[q.line for q, names in zip(queries, unknown, strict=True) if names],
+        audit_number=number,
+    )
 
 
 def _encode(words: Sequence[str], actor: User, encoder: EncoderVersion) -> dict[str, np.ndarray]:
@@ -160,21 +151,23 @@ def _encode(words: Sequence[str], actor: User, encoder: EncoderVersion) -> dict[
     return vectors
 
 
-def _is_id(name: str) -> bool:
-    try:
-        return str(UUID(name)) == name
-    except ValueError:
-        return False
+def _known(within: Sequence[int], *, by_name: bool) -> Known:
+    """What may be found, by id, and `by_name` by source names as well."""
+    images = Image.objects.filter(state=State.INDEXED, collection__in=within)
+    if not by_name:
+        rows = images.values_list("pk", "collection_id", "rules_digest")
+        return Known((Place(*row), "") for row in rows)
+    sealed = images.only("collection_id", "rules_digest", "wrapped_key", "sealed_name").iterator()
+    return Known(
+        (Place(image.pk, image.collection_id, image.rules_digest), storage.source_name(image))
+        for image in sealed
+    )
 
 
-def _known(within: Sequence[int], *, by_name: bool) -> dict[str, frozenset[tuple[UUID, int]]]:
-    """From an id, and `by_name` from a source name and its last part, to the images it may mean."""
-    found: dict[str, set[tuple[UUID, int]]] = defaultdict(set)
-    for image in Image.objects.filter(state=State.INDEXED, collection__in=within).iterator():
-        name = storage.source_name(image) if by_name else ""
-        for key in {str(image.pk), name, PurePosixPath(name).name} - {""}:
-            found[key].add((image.pk, image.collection_id))
-    return {key: frozenset(images) for key, images in found.items()}
+def _profiles(collections: Sequence[Collection]) -> dict[str, str]:
+    """Where profiles have the same rules, those of `collections` lend them their name."""
+    profiles = [*PrivacyProfile.objects.order_by("name"), *(c.profile for c in collections)]
+    return {profile.rules_digest: profile.name for profile in profiles}
 
 
 @dataclass(frozen=True)
@@ -197,41 +190,54 @@ def _rank(
         index.nearest(vector, within=within, encoder=encoder, limit=limit, exact=exactly)
         for limit, exactly in ((DEPTH, False), (CUTS[-1], True))
     )
-    agreed = {n.image_id for n in exact} & {n.image_id for n in near[: CUTS[-1]]}
+    ids = {n.image_id for n in exact}
+    # As near as the last of the exact ones is as right as it.
+    agreed = sum(n.image_id in ids or n.distance <= exact[-1].distance for n in near[: CUTS[-1]])
     return Ranking(
-        [n.image_id for n in near],
-        len(agreed) / len(exact) if exact else 1.0,
+        [n.image_id for n in sorted(near, key=lambda n: (n.distance, n.image_id))],
+        agreed / len(exact) if exact else 1.0,
         confidence.stands_out(near[0], vector, other_words, within=within, encoder=encoder)
         if near
         else None,
     )
 
 
-def _outcome(
-    query: Judged,
-    ranking: Ranking,
-    *,
-    known: Mapping[str, frozenset[tuple[UUID, int]]],
-) -> Outcome:
-    """A name that several images bear is satisfied by the first of them."""
+def _outcome(answers: Iterable[frozenset[Place]], ranking: Ranking) -> Outcome:
+    """A name that several images bear is satisfied by the first of them, and names of one image
+    are one."""
     rank_of = {image_id: rank for rank, image_id in enumerate(ranking.found, start=1)}
-    ranks, collections = [], set()
-    for name in query.relevant:
-        images = known.get(name, frozenset())
-        collections |= {collection for _, collection in images}
-        if best := min((rank_of[i] for i, _ in images if i in rank_of), default=0):
-            ranks.append(best)
+    known, unknown = _apart(answers)
+    best = (min(rank_of.get(p.image_id, 0) or DEPTH + 1 for p in images) for images in known)
+    places = frozenset[Place]().union(*known)
     return Outcome(
-        tuple(sorted(ranks)),
-        len(query.relevant),
-        ranking.exact,
-        frozenset(collections),
-        ranking.confident,
+        ranks=tuple(sorted(rank for rank in best if rank <= DEPTH)),
+        relevant=len(known) + unknown,
+        findable=len(known),
+        exact=ranking.exact,
+        collections=frozenset(place.collection_id for place in places),
+        rules=frozenset(place.rules_digest for place in places),
+        confident=ranking.confident,
     )
 
 
+def _apart(answers: Iterable[frozenset[Place]]) -> tuple[list[frozenset[Place]], int]:
+    """Sets of images without any in common, and how many were empty."""
+    apart: list[frozenset[Place]] = []
+    unknown = 0
+    for images in answers:
+        unknown += not images
+        same = [other for other in apart if other & images]
+        apart = [other for other in apart if not other & images]
+        if images:
+            apart.append(images.union(*same))
+    return apart, unknown
+
+
 def measures(outcome: Outcome) -> dict[str, float]:
-    """All measures of one query, each in [0, 1]."""
+    """All measures of one query, each in [0, 1].
+
+    `findable`: what recall could be at most, since the rest is no searchable image.
+    """
     found = {}
     for k in CUTS:
         hits = sum(rank <= k for rank in outcome.ranks)
@@ -243,6 +249,7 @@ def measures(outcome: Outcome) -> dict[str, float]:
     gain = sum(1 / math.log2(rank + 1) for rank in outcome.ranks if rank <= deepest)
     ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(outcome.relevant, deepest) + 1))
     found[f"ndcg@{deepest}"] = gain / ideal
+    found["findable"] = outcome.findable / outcome.relevant
     found["exact@10"] = outcome.exact
     return found
 
@@ -253,46 +260,75 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
     Where it is known of any which first images stand out, also the share of the queries with one
     (`confident`) and their precision at 1 (`precision@cut-off`), 0 where there are none.
     """
-    rows = [measures(outcome) for outcome in outcomes]
-    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    if all(outcome.confident is None for outcome in outcomes):
-        return means
-    first_is_right = [1 in outcome.ranks for outcome in outcomes if outcome.confident]
-    precision = float(np.mean(first_is_right)) if first_is_right else 0.0
-    return means | {
-        "confident": len(first_is_right) / len(outcomes),
-        "precision@cut-off": precision,
-    }
+    names, rows = _measured(outcomes)
+    return dict(zip(names, _means(names, rows.mean(0)[np.newaxis])[0].tolist(), strict=True))
 
 
 def intervals(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, tuple[float, float]]:
     """The CONFIDENCE interval of every mean, by resampling whole queries."""
-    rows = [measures(outcome) for outcome in outcomes]
-    values = np.array([list(row.values()) for row in rows])
-    rng = np.random.default_rng(seed)
-    means = np.stack(
-        [values[rng.integers(0, len(values), len(values))].mean(0) for _ in range(RESAMPLES)]
+    names, rows = _measured(outcomes)
+    count, rng = len(rows), np.random.default_rng(seed)
+    drawn = (
+        np.bincount(rng.integers(0, count, count), minlength=count) @ rows / count
+        for _ in range(RESAMPLES)
     )
+    means = _means(names, np.stack(list(drawn)))
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-    return {name: (float(a), float(b)) for name, a, b in zip(rows[0], low, high, strict=True)}
+    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+
+
+def _measured(outcomes: Sequence[Outcome]) -> tuple[list[str], np.ndarray]:
+    """Names of measures, and their values: (outcomes, measures) float64.
+
+    The last two are there where any outcome knows: whether its first image stands out, and whether
+    that is right as well.
+    """
+    rows = [measures(outcome) for outcome in outcomes]
+    names, values = list(rows[0]), np.array([list(row.values()) for row in rows])
+    if all(outcome.confident is None for outcome in outcomes):
+        return names, values
+    confident = np.array([bool(outcome.confident) for outcome in outcomes])
+    right = confident & np.array([1 in outcome.ranks for outcome in outcomes])
+    return [*names, IS_CONFIDENT, AT_CUT_OFF], np.column_stack([values, confident, right])
+
+
+def _means(names: Sequence[str], means: np.ndarray) -> np.ndarray:
+    """Means of what `_measured` names, (n, measures), with precision at the cut-off made of its
+    two: those that are right, of those that stand out."""
+    if names[-1] == AT_CUT_OFF:
+        confident, right = means[:, -2], means[:, -1]
+        means[:, -1] = np.divide(right, confident, out=np.zeros(len(means)), where=confident > 0)
+    return means
+
+
+def of_findable(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """As if only that were relevant which may be found; without the queries for nothing else."""
+    return [replace(o, relevant=o.findable) for o in outcomes if o.findable]
 
 
 def by_collection(evaluation: Evaluation) -> dict[str, list[Outcome]]:
     """The outcomes whose relevant images lie in each collection, by its name."""
-    return {
-        collection.name: outcomes
-        for collection in evaluation.collections
-        if (outcomes := [o for o in evaluation.outcomes if collection.pk in o.collections])
-    }
+    names = {collection.pk: collection.name for collection in evaluation.collections}
+    return _grouped(evaluation.outcomes, lambda outcome: {names[c] for c in outcome.collections})
 
 
 def by_profile(evaluation: Evaluation) -> dict[str, list[Outcome]]:
-    """The outcomes whose relevant images were de-identified under each privacy profile."""
-    collections: dict[str, set[int]] = defaultdict(set)
-    for collection in evaluation.collections:
-        collections[collection.profile.name].add(collection.pk)
-    return {
-        name: outcomes
-        for name, ids in collections.items()
-        if (outcomes := [o for o in evaluation.outcomes if ids & o.collections])
-    }
+    """The outcomes whose relevant images were de-identified by the rules of each privacy profile.
+
+    An image keeps to the rules it came under when its collection or its profile is changed.
+    """
+    names = evaluation.profiles
+    return _grouped(
+        evaluation.outcomes,
+        lambda outcome: {names.get(digest, EARLIER_RULES) for digest in outcome.rules},
+    )
+
+
+def _grouped(
+    outcomes: Iterable[Outcome], groups_of: Callable[[Outcome], set[str]]
+) -> dict[str, list[Outcome]]:
+    found: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        for group in groups_of(outcome):
+            found[group].append(outcome)
+    return dict(sorted(found.items()))

@@ -8,7 +8,7 @@ from appliance.api.auth import ApiRequest, Token
 from appliance.api.search import Id
 from appliance.web.forms import MAX_WORDS
 from retrieval import evaluate, tokens
-from retrieval.evaluate import Judged
+from retrieval.judged import Judged
 from retrieval.models import Scope
 
 router = Router(tags=["evaluation"], auth=Token(Scope.SEARCH))
@@ -36,7 +36,8 @@ class EvaluationIn(Schema):
 
 
 class EvaluationOut(Schema):
-    """`measures`: means over the queries of recall@k, precision@k, f1@k, map and ndcg@10.
+    """`measures`: means over the queries of recall@k, precision@k, f1@k, map, ndcg@10 and what of
+    the relevant ids is findable.
 
     `unknown`: how many of the relevant ids are no image that may be searched.
     """

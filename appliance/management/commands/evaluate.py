@@ -1,5 +1,5 @@
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -16,19 +16,21 @@ from appliance.management.console import (
     progress_console,
     services,
 )
-from retrieval import access, evaluate, queue
+from retrieval import access, evaluate, judged, queue
 from retrieval.errors import QueriesUnreadable
 from retrieval.evaluate import Evaluation, Outcome
 from retrieval.models import Purpose, User
 
 COLD_START_TIMEOUT_S = 180.0
 DIGITS = 4
+LINES_TOLD = 100
 
 
 class Command(BaseCommand):
     help = (
         "Measure search against judged queries: a tab-separated file with the header "
-        "`query`, `relevant`; relevant ones by file name or id, several with a space between."
+        "`query`, `relevant`; relevant ones by file name or id, several with a space between, "
+        'and a name that holds a space in quotes: "a b.jpg" c.jpg.'
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -54,7 +56,7 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         try:
-            queries = evaluate.read_queries(options["queries"])
+            queries = judged.read_queries(options["queries"])
         except QueriesUnreadable as error:
             raise CommandError(str(error)) from error
         with services(workers=supervisor.QUERY_WORKERS):
@@ -82,7 +84,8 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(document))
         else:
-            Console(file=cast(IO[str], self.stdout)).print(as_table(document))
+            tables = map(as_table, document["models"])
+            Console(file=cast(IO[str], self.stdout)).print(*tables, sep="\n")
 
 
 def as_document(found: Sequence[tuple[User, Evaluation]]) -> dict[str, Any]:
@@ -95,41 +98,60 @@ def as_document(found: Sequence[tuple[User, Evaluation]]) -> dict[str, Any]:
 
 
 def as_entry(actor: User, found: Evaluation) -> dict[str, Any]:
-    intervals = evaluate.intervals(found.outcomes)
+    findable = evaluate.of_findable(found.outcomes)
     return {
         "model": found.encoder.name,
         "as": actor.get_username(),
-        **rounded(found.outcomes),
-        "interval_95": {
-            name: [round(low, DIGITS), round(high, DIGITS)]
-            for name, (low, high) in intervals.items()
-        },
+        **measured(found.outcomes),
+        "of_findable": measured(findable) if findable else {"queries": 0},
         "collections": {
-            name: rounded(outcomes) for name, outcomes in evaluate.by_collection(found).items()
+            name: measured(outcomes) for name, outcomes in evaluate.by_collection(found).items()
         },
         "profiles": {
-            name: rounded(outcomes) for name, outcomes in evaluate.by_profile(found).items()
+            name: measured(outcomes) for name, outcomes in evaluate.by_profile(found).items()
         },
         "unknown": found.unknown,
+        "unknown_lines": found.unknown_lines[:LINES_TOLD],
         "audit": found.audit_number,
     }
 
 
-def rounded(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    means = evaluate.summary(outcomes)
-    return {"queries": len(outcomes)} | {name: round(v, DIGITS) for name, v in means.items()}
+def measured(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """How many queries, the mean of each measure, and its interval."""
+    means, intervals = evaluate.summary(outcomes), evaluate.intervals(outcomes)
+    return {
+        "queries": len(outcomes),
+        **{name: round(mean, DIGITS) for name, mean in means.items()},
+        "interval_95": {
+            name: [round(low, DIGITS), round(high, DIGITS)]
+            for name, (low, high) in intervals.items()
+        },
+    }
 
 
-def as_table(document: dict[str, Any]) -> Table:
+def as_table(model: dict[str, Any]) -> Table:
     caption = (
-        f"{document['unknown']} relevant names or ids are no searchable image; "
-        f"recorded from audit entry {document['audit']} on"
+        f"{model['unknown']} relevant names or ids are no searchable image; "
+        f"recorded as audit entry {model['audit']}"
     )
-    table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("model", "as", "measure", "mean", "95 % interval"):
-        table.add_column(heading)
-    for model in document["models"]:
-        for name, (low, high) in model["interval_95"].items():
-            interval = f"{low:.3f}–{high:.3f}"
-            table.add_row(model["model"], model["as"], name, f"{model[name]:.3f}", interval)
+    title = f"{model['model']} as {model['as']}"
+    look: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False}
+    table = Table(
+        title=title, title_justify="left", caption=caption, caption_justify="left", **look
+    )
+    for heading in ("of", "measure", "mean", "95 % interval"):
+        table.add_column(heading, overflow="fold")
+    for what, entry in parts_of(model):
+        for name, (low, high) in entry["interval_95"].items():
+            table.add_row(what, name, f"{entry[name]:.3f}", f"{low:.3f}–{high:.3f}")
     return table
+
+
+def parts_of(model: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All of it, and where there are several of a kind, each by itself."""
+    yield "all", model
+    if 0 < model["findable"] < 1:
+        yield "what is findable", model["of_findable"]
+    for kind in ("collections", "profiles"):
+        if len(model[kind]) > 1:
+            yield from model[kind].items()
