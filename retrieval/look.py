@@ -52,12 +52,13 @@ def look_at_status(image_id: UUID, *, actor: User, purpose: Purpose) -> Seen:
             image = access.find_image(image_id, actor=actor, purpose=purpose)
             if image.collection not in ingested and not is_shown(image, may_review=False):
                 raise AccessDenied(f"user {actor.pk} has no such image")  # noqa: TRY301  on the log
+            found = tags.automatic_tags(image)
     except AccessDenied:
         audit.record(Kind.IMAGE_DENIED, actor=actor, purpose=purpose, image=image_id)
         raise
     named = access.collections_where(actor, purpose, Capability.SEE_SOURCE_NAMES)
     source = storage.source_name(image) if image.collection in named else None
-    return Seen(image, source, _record_look(image, "status", actor, purpose))
+    return Seen(image, source, _record_look(image, "status", actor, purpose), found)
 
 
 def picture(image_id: UUID, form: Form, *, actor: User, purpose: Purpose) -> bytes:

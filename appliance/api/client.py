@@ -73,6 +73,8 @@ class Image:
     width: int | None
     height: int | None
     source: str | None
+    tags: list[str]
+    automatic_tags: list[str]
     audit: int
 
 

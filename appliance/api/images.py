@@ -34,7 +34,8 @@ JPEG: dict[str, Any] = {
 
 
 class ImageOut(Schema):
-    """`reason`: why it waits for a person or was rejected; empty where neither is so."""
+    """`reason`: why it waits for a person or was rejected; empty where neither is so. `tags`: set
+    by people; `automatic_tags`: by the live encoder."""
 
     image: UUID
     collection: int
@@ -44,6 +45,8 @@ class ImageOut(Schema):
     width: int | None
     height: int | None
     source: str | None
+    tags: list[str]
+    automatic_tags: list[str]
     audit: int
 
 
@@ -69,6 +72,8 @@ def image_status(request: ApiRequest, image_id: UUID) -> ImageOut:
         width=seen.image.width,
         height=seen.image.height,
         source=seen.source,
+        tags=seen.image.tags,
+        automatic_tags=list(seen.automatic_tags),
         audit=seen.audit_number,
     )
 

@@ -17,7 +17,7 @@ from retrieval.review import Drawn
 MAX_WORDS = 500
 VARIETY = 0.5
 DAYS = ("taken_from", "taken_until", "received_from", "received_until")
-NARROWING = (*DAYS, "media_type", "modality", "tags", "variety", "group")
+NARROWING = (*DAYS, "media_type", "modality", "tags", "peoples_tags", "variety", "group")
 GROUPS = [("", "(all)"), *((group.value, group.value) for group in Group)]
 MEDIA_TYPES = [
     ("", "(any)"),
@@ -117,6 +117,7 @@ class SearchForm(forms.Form):
     media_type = forms.ChoiceField(label="Kind of file", required=False, choices=MEDIA_TYPES)
     modality = forms.CharField(label="Modality", required=False, max_length=16)
     tags = forms.CharField(label="Tags", required=False, max_length=MAX_WORDS)
+    peoples_tags = forms.CharField(label="Tags by people", required=False, max_length=MAX_WORDS)
     variety = forms.BooleanField(label="More variety", required=False)
     group = forms.ChoiceField(label="One image for each", required=False, choices=GROUPS)
     collections = forms.TypedMultipleChoiceField(
@@ -152,6 +153,7 @@ class SearchForm(forms.Form):
             media_types=(asked["media_type"],) if asked["media_type"] else (),
             modalities=(asked["modality"].upper(),) if asked["modality"] else (),
             tags=read_tags(asked["tags"]),
+            peoples_tags=read_tags(asked["peoples_tags"]),
             subjects=(asked["subject"],) if asked["subject"] else (),
         )
         return Query(

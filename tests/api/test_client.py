@@ -53,7 +53,7 @@ def cloister(address: str, account: ServiceAccount, collection: Collection) -> C
 def test_the_client_searches_and_looks(
     cloister: Cloister, image: Image, collection: Collection
 ) -> None:
-    make_image(collection, [0.0, 1.0, 0.0])
+    tagged = make_image(collection, [0.0, 1.0, 0.0], tags=["left knee"])
 
     (hit,) = cloister.search("anything", limit=1).hits
     assert hit.image == str(image.pk)
@@ -61,6 +61,7 @@ def test_the_client_searches_and_looks(
     assert cloister.similar(hit.image).hits[0].image == hit.image
     assert cloister.preview(hit.image) == jpeg()
     assert cloister.image(hit.image).state == "indexed"
+    assert cloister.image(str(tagged.pk)).tags == ["left knee"]
     assert [c.id for c in cloister.collections()] == [collection.pk]
 
 

@@ -155,6 +155,8 @@ def test_an_example_finds_itself(reader: User, folder: Path) -> None:
 def test_what_was_imported_with_a_tag_is_found_by_it(reader: User) -> None:
     assert search("a", "cat", tag=["inbox"])["hits"]
     assert search("a", "cat", tag=["outbox"])["hits"] == []
+    assert search("a", "cat", peoples_tag=["inbox"])["hits"]
+    assert search("a", "cat", peoples_tag=["outbox"])["hits"] == []
 
 
 def test_words_and_an_example_are_mixed(reader: User, folder: Path) -> None:

@@ -108,8 +108,12 @@ def found(reader: User, collection: Collection, where: Filter) -> set[object]:
 
 
 def shown(image: Image, reader: User) -> tuple[str, ...]:
-    """The encoder's tags on the image's page."""
-    return look.look_at(image.pk, actor=reader, purpose=Purpose.TREATMENT).automatic_tags
+    """The encoder's tags on the image's page, and to programs."""
+    ways = (look.look_at, look.look_at_status)
+    (tags,) = {
+        way(image.pk, actor=reader, purpose=Purpose.TREATMENT).automatic_tags for way in ways
+    }
+    return tags
 
 
 def ids(images: Sequence[Image]) -> set[object]:

@@ -289,6 +289,7 @@ def test_what_narrows_a_search_reaches_the_query(
             "media_type": "application/dicom",
             "modality": "ct",
             "tags": "left knee, follow-up,",
+            "peoples_tags": "mine",
             "subject": "7",
             "variety": "on",
             "group": "subject",
@@ -301,6 +302,7 @@ def test_what_narrows_a_search_reaches_the_query(
         media_types=("application/dicom",),
         modalities=("CT",),
         tags=("left knee", "follow-up"),
+        peoples_tags=("mine",),
         subjects=(7,),
     )
     assert query.diversity > 0

@@ -24,6 +24,7 @@ COLD_START_TIMEOUT_S = 180.0
 UUID_CHARS = 36
 DATES = ("taken_from", "taken_until", "received_from", "received_until")
 CROP_HELP = "Search by this part of the --image or --like, in pixels of the upright image."
+TAG_HELP = "It bears all of them, set by people or by the encoder; --peoples-tag: by people."
 METRIC_HELP = ", ".join(metric.name.lower() for metric in Metric)
 
 
@@ -47,7 +48,8 @@ class Command(BaseCommand):
         parser.add_argument("--received-until", type=date.fromisoformat, metavar="YYYY-MM-DD")
         parser.add_argument("--type", action="append", default=[], metavar="MEDIA/TYPE")
         parser.add_argument("--modality", action="append", default=[], metavar="CODE")
-        parser.add_argument("--tag", action="append", default=[], help="It bears all of them.")
+        parser.add_argument("--tag", action="append", default=[], help=TAG_HELP)
+        parser.add_argument("--peoples-tag", action="append", default=[], metavar="TAG")
         parser.add_argument("--subject", type=int, action="append", default=[], metavar="ID")
         parser.add_argument("--metric", type=metric, default="cosine", help=METRIC_HELP)
         parser.add_argument("--fusion", type=Fusion, choices=list(Fusion), default=Fusion.SPACE)
@@ -108,6 +110,7 @@ def read_question(options: dict[str, Any]) -> Query:
         media_types=tuple(options["type"]),
         modalities=tuple(code.upper() for code in options["modality"]),
         tags=tuple(options["tag"]),
+        peoples_tags=tuple(options["peoples_tag"]),
         subjects=tuple(options["subject"]),
     )
     try:
