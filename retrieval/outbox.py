@@ -6,13 +6,15 @@ slower one's result void.
 """
 
 import logging
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 
-from django.db import connection, transaction
-from django.db.models import F, Q
+from django.db import DatabaseError, connection, transaction
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from retrieval import access, queue
@@ -23,6 +25,8 @@ log = logging.getLogger("cloister.outbox")
 
 MAX_ATTEMPTS = 3
 LEASE = timedelta(minutes=3)
+# Of a worker that works. One that hangs does not hold its pictures up for ever.
+KEPT_AT_MOST = timedelta(hours=1)
 BACKOFF = timedelta(seconds=2)
 # Longer than any nudge takes to be picked up by an idle worker.
 NUDGE_AGAIN_AFTER = timedelta(seconds=10)
@@ -51,16 +55,12 @@ def claim(work_id: int) -> Work | None:
 
     The fourth claim does not happen: the image goes to quarantine and its neighbours go on.
     """
-    now = timezone.now()
-    with transaction.atomic(durable=True):
-        work = (
-            Work.objects.select_for_update(skip_locked=True)
-            .filter(Q(lease_until__isnull=True) | Q(lease_until__lt=now), pk=work_id)
-            .first()
-        )
-        if work is None:
-            return None
-        _lease([work])
+    leased = _lease(
+        "id = %s AND (lease_until IS NULL OR lease_until < %s)", work_id, timezone.now()
+    )
+    if not leased:
+        return None
+    (work,) = leased
     if work.attempts > MAX_ATTEMPTS:
         with settling(work) as image:
             # Indexed, only a further encoder gave up; rejected, nothing was due any more.
@@ -82,22 +82,63 @@ def claim_together(work_id: int, *, most: int) -> list[Work]:
         return []
     if first.attempts > 1:
         return [first]
-    with transaction.atomic(durable=True):
-        waiting = Work.objects.select_for_update(skip_locked=True).filter(
-            stage=first.stage, attempts=0, lease_until__isnull=True
+    waiting = "stage = %s AND attempts = 0 AND lease_until IS NULL"
+    return [first, *_lease(waiting, first.stage, most=most - 1)]
+
+
+def _lease(which: str, *values: object, most: int = 1) -> list[Work]:
+    """Count an attempt of each row of `which` that nobody else leases at this moment, and keep
+    others off it for a while. Committed, by the one statement that it is."""
+    if connection.in_atomic_block:
+        raise RuntimeError("an attempt is counted before the work, whatever becomes of that")
+    leased = Work.objects.raw(
+        # MATERIALIZED: a plan that asked for the rows again would lock more than `most` of them.
+        f"""
+        WITH due AS MATERIALIZED (
+            SELECT id FROM retrieval_work WHERE {which}
+            ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
         )
-        others = list(waiting.order_by("pk")[: most - 1])
-        _lease(others)
-    return [first, *others]
+        UPDATE retrieval_work work
+        SET attempts = attempts + 1, fencing_token = fencing_token + 1, lease_until = %s
+        FROM due WHERE work.id = due.id RETURNING work.*
+        """,  # noqa: S608 - `which` is one of the two conditions above
+        [*values, most, timezone.now() + LEASE],
+    )
+    return sorted(leased, key=lambda work: work.pk)
 
 
-def _lease(works: Sequence[Work]) -> None:
-    """Count an attempt of each of these locked rows, and keep others off it for a while."""
-    for work in works:
-        work.attempts += 1
-        work.fencing_token += 1
-        work.lease_until = timezone.now() + LEASE
-    Work.objects.bulk_update(works, ["attempts", "fencing_token", "lease_until"])
+@contextmanager
+def keeping(*works: Work) -> Iterator[None]:
+    """Renew the leases while the work goes on: a batch on a slow processor outlasts one.
+
+    What is given back or taken over meanwhile has another fencing token, and is left alone.
+    """
+    done = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(works, done), daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        done.set()
+        renewing.join()
+
+
+def _renew(works: Sequence[Work], done: threading.Event) -> None:
+    end = time.monotonic() + KEPT_AT_MOST.total_seconds()
+    while not done.wait(LEASE.total_seconds() / 3) and time.monotonic() < end:
+        try:
+            for work in works:
+                _own(work).update(lease_until=timezone.now() + LEASE)
+        except DatabaseError as error:
+            # There is time for another two tries.
+            log.warning("leases were not renewed: %s", type(error).__name__)
+        finally:
+            connection.close()  # this thread's
+
+
+def _own(work: Work) -> QuerySet[Work]:
+    """The row, if it is still leased as `work` says; none where it was done or taken over."""
+    return Work.objects.filter(pk=work.pk, fencing_token=work.fencing_token)
 
 
 @contextmanager
@@ -124,7 +165,7 @@ def settling(work: Work) -> Iterator[Image]:
         # The image first, as everybody who decides about one does: no two wait for each other.
         # No key: tags that are set anew meanwhile refer to the image, and this waits for them.
         image = Image.objects.select_for_update(no_key=True).get(pk=work.image_id)
-        ended, _ = Work.objects.filter(pk=work.pk, fencing_token=work.fencing_token).delete()
+        ended, _ = _own(work).delete()
         if not ended:
             raise LeaseLost(f"work {work.pk} was taken over")
         yield image
@@ -139,9 +180,14 @@ def settle(image: Image, state: State, reason: Reason | None = None) -> None:
 
 
 def release(work: Work) -> None:
-    """Give the lease back after a failure: due again after a pause that grows."""
-    Work.objects.filter(pk=work.pk, fencing_token=work.fencing_token).update(
-        lease_until=timezone.now() + BACKOFF * work.attempts, nudged_at=None
+    """Give the lease back after a failure: due again after a pause that grows.
+
+    With a new token: nobody renews it, and what this attempt may still bring is void.
+    """
+    _own(work).update(
+        lease_until=timezone.now() + BACKOFF * work.attempts,
+        fencing_token=F("fencing_token") + 1,
+        nudged_at=None,
     )
 
 

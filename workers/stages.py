@@ -180,8 +180,9 @@ def encode(works: Sequence[Work]) -> None:
     """Encode stored de-identified previews together, never originals, and index the vectors.
 
     One that fails gives its lease back and is no other's failure. Encoders that are not live yet
-    fill in the shadow of the one that is; one that fails holds nothing up, and its image stays
-    among those it still has to see.
+    fill in the shadow of the one that is; one that fails, or is never reached because the worker
+    dies, holds nothing up: its image stays among those that `encoder fill` shows it, and there is
+    no switch before.
     """
     if not works:
         return

@@ -28,7 +28,7 @@ def encode(work_id: int) -> None:
     from workers.encode.batches import batch_size  # noqa: PLC0415  torch, as in stages.warm_up
 
     works = outbox.claim_together(work_id, most=batch_size())
-    with outbox.attempting(*works):
+    with outbox.attempting(*works), outbox.keeping(*works):
         stages.encode(works)
 
 
@@ -55,5 +55,5 @@ def _run(work_id: int, do: Callable[[Work], None]) -> None:
     work = outbox.claim(work_id)
     if work is None:
         return
-    with outbox.attempting(work):
+    with outbox.attempting(work), outbox.keeping(work):
         do(work)

@@ -1,9 +1,11 @@
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 import redis
 from django.conf import settings
+from django.db import transaction
 from django.utils import timezone
 
 from retrieval import access, outbox, queue
@@ -186,3 +188,39 @@ def test_an_attempt_that_fails_gives_back_what_is_not_done(broker: redis.Redis) 
         assert kept.pk == left
         assert kept.lease_until is not None
         assert kept.lease_until < timezone.now() + outbox.BACKOFF * 2
+
+
+def test_an_attempt_inside_a_transaction_is_refused(work: Work) -> None:
+    with pytest.raises(RuntimeError), transaction.atomic():
+        outbox.claim(work.pk)
+
+
+def test_what_is_given_back_is_no_longer_kept_and_its_result_is_void(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "LEASE", timedelta(seconds=0.06))
+    claimed = outbox.claim(work.pk)
+    assert claimed is not None
+    with outbox.keeping(claimed):
+        outbox.release(claimed)
+        given_back = Work.objects.get(pk=work.pk).lease_until
+        time.sleep(0.2)
+
+    assert Work.objects.get(pk=work.pk).lease_until == given_back
+    with pytest.raises(LeaseLost), outbox.settling(claimed):
+        pass
+
+
+def test_a_worker_that_hangs_does_not_keep_its_work_for_ever(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "LEASE", timedelta(seconds=0.06))
+    monkeypatch.setattr(outbox, "KEPT_AT_MOST", timedelta(0))
+    claimed = outbox.claim(work.pk)
+    assert claimed is not None
+    with outbox.keeping(claimed):
+        time.sleep(0.2)
+        taken_over = outbox.claim(work.pk)
+
+    assert taken_over is not None
+    assert taken_over.fencing_token > claimed.fencing_token

@@ -1,9 +1,10 @@
 """The stages with their real parts, run in this process as the worker's role."""
 
 import importlib.util
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -322,4 +323,27 @@ def test_a_stage_that_breaks_leaves_the_image_unsearchable_and_its_work_due(
     run(Stage.DEIDENTIFY)
 
     assert fresh(portrait).state == State.RECEIVED
+    assert Work.objects.get().attempts == 1
+
+
+@pytest.mark.parametrize("stage", [Stage.DEIDENTIFY, Stage.ENCODE])
+def test_work_that_outlasts_its_lease_is_kept_while_it_goes_on(
+    worker: None, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    monkeypatch.setattr(outbox, "LEASE", timedelta(seconds=0.3))
+    with database.role("web"):
+        image = make_image(make_collection(), state=State.DEIDENTIFIED)
+    work = Work.objects.create(image=image, collection_id=image.collection_id, stage=stage)
+    ends: set[datetime] = set()
+
+    def outlast(_work: object) -> None:
+        deadline = time.monotonic() + 30
+        while len(ends) < 3 and time.monotonic() < deadline:
+            ends.add(Work.objects.get().lease_until)  # type: ignore[arg-type]
+            time.sleep(0.02)
+
+    monkeypatch.setattr(stages, str(stage), outlast)
+    {Stage.DEIDENTIFY: tasks.deidentify, Stage.ENCODE: tasks.encode}[stage](work.pk)
+
+    assert len(ends) == 3
     assert Work.objects.get().attempts == 1
