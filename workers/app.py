@@ -14,6 +14,7 @@ from retrieval import access  # noqa: E402
 from retrieval.errors import ModelRefused, ServicesUnavailable  # noqa: E402
 from retrieval.models import Stage  # noqa: E402
 from retrieval.queue import QUERY_QUEUE, app  # noqa: E402
+from workers import cores  # noqa: E402
 from workers.decode import sandbox  # noqa: E402
 from workers.deidentify.verdict import PROFILES, detector_for  # noqa: E402
 from workers.encode import regions  # noqa: E402
@@ -29,6 +30,14 @@ app.autodiscover_tasks(["workers"])
 def refuse_to_run_unbound(**_kwargs: object) -> None:
     """A worker whose database role could read past row-level security does not start."""
     access.require_bound_role()
+
+
+@worker_init.connect
+def take_one_core(**_kwargs: object) -> None:
+    """Of those who import there is one on each core; who answers queries is waited for, and may
+    use all that are idle."""
+    if set(Stage) & set(app.amqp.queues.consume_from):
+        cores.take_one()
 
 
 @worker_init.connect

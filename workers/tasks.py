@@ -25,9 +25,9 @@ def cover(work_id: int) -> None:
 @app.task(name=Stage.ENCODE.value)
 def encode(work_id: int) -> None:
     """Takes along what else waits to be encoded; its own nudges then find nothing left to do."""
-    from workers.encode.batches import batch_size  # noqa: PLC0415  torch, as in stages.warm_up
+    from workers.encode.batches import under_way_together  # noqa: PLC0415  torch, as in stages.warm_up
 
-    works = outbox.claim_together(work_id, most=batch_size())
+    works = outbox.claim_together(work_id, most=under_way_together())
     with outbox.attempting(*works), outbox.keeping(*works):
         stages.encode(works)
 

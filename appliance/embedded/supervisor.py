@@ -66,11 +66,32 @@ def _worker(name: str, queues: str) -> Program:
 CHECKPOINTS_EVERY_S = 300
 """How much of the log a superuser of the database could rewrite unseen: what is younger."""
 
+LARGEST_WORKER_BYTES = 1.25 * 1024**3
+"""Of memory, while one de-identifies the largest photographs that are taken."""
+BESIDE_WORKERS_BYTES = 4 * 1024**3
+"""For the database, the web side and the two workers that encode."""
+MOST_WORKERS = 32
+"""The embedded database takes 100 connections, and a worker may hold two."""
+
+
+def workers_that_deidentify(cores: int, memory_bytes: int) -> int:
+    """One for each core, as each takes one; fewer where memory is short.
+
+    Two at least: one slow picture holds up nobody.
+    """
+    fit = int((memory_bytes - BESIDE_WORKERS_BYTES) / LARGEST_WORKER_BYTES)
+    return max(2, min(cores, fit, MOST_WORKERS))
+
+
+def _here() -> int:
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return workers_that_deidentify(len(os.sched_getaffinity(0)), memory_bytes)
+
+
 QUERY_WORKERS = (_worker("query", "query"),)
 # Of two queues a worker takes in turns: who reviews never waits for a long import.
 INGEST_WORKERS = (
-    _worker("deidentify-1", "deidentify,cover"),
-    _worker("deidentify-2", "deidentify,cover"),
+    *(_worker(f"deidentify-{number + 1}", "deidentify,cover") for number in range(_here())),
     _worker("encode", "encode"),
     Program("reconcile", (sys.executable, "manage.py", "reconcile")),
     Program("maintain", (sys.executable, "manage.py", "maintain")),

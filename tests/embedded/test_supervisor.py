@@ -158,3 +158,13 @@ def test_a_data_folder_with_a_long_path_has_its_sockets_elsewhere(tmp_path: Path
     deep = tmp_path / ("x" * 100)
 
     assert len(os.fsencode(env.socket_folder(deep) / ".s.PGSQL.5432")) < 108
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "workers"),
+    [(1, 2, 2), (2, 24, 2), (16, 64, 16), (16, 9, 4), (128, 1024, 32)],
+)
+def test_those_who_deidentify_are_as_many_as_cores_and_memory_allow(
+    cores: int, gigabytes: int, workers: int
+) -> None:
+    assert supervisor.workers_that_deidentify(cores, gigabytes * 1024**3) == workers

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from retrieval.errors import DeviceBusy, Reason, Rejected
-from workers.encode.batches import Load, vectors_of
+from workers import cores
+from workers.encode.batches import Load, batch_size, under_way_together, vectors_of
 from workers.encode.classic import ClassicEncoder
+from workers.encode.device import best_device
 from workers.encode.encoder import Pixels, Vectors, encode_all
 
 
@@ -52,7 +54,7 @@ def test_pictures_of_several_tasks_share_batches_and_each_has_its_own_rows(
 
     found = list(vectors_of(encoder, loads, size=3))
 
-    assert encoder.batches == [3, 4]
+    assert sorted(encoder.batches) == [3, 4]
     rows = [each for each in found if not isinstance(each, Exception)]
     assert [len(each) for each in rows] == [2, 1, 4]
     assert np.array_equal(np.concatenate(rows), encode_all(ClassicEncoder(), pictures))
@@ -111,3 +113,21 @@ def test_the_next_batch_is_loaded_while_one_is_computed(pictures: list[Pixels]) 
     found = list(vectors_of(Slow(), loads, size=1))
 
     assert all(isinstance(rows, np.ndarray) for rows in found)
+
+
+@pytest.mark.skipif(best_device().type != "cpu", reason="a device of its own takes two at once")
+def test_on_a_cpu_as_many_batches_are_computed_at_once_as_there_are_cores_for(
+    pictures: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "there", lambda: 3 * torch.get_num_threads())
+    together = threading.Barrier(3, timeout=10)
+
+    class Meeting(Watched):
+        def encode_images(self, batch: torch.Tensor) -> Vectors:
+            together.wait()
+            return super().encode_images(batch)
+
+    found = list(vectors_of(Meeting(), [bringing(one) for one in pictures[:3]], size=1))
+
+    assert all(isinstance(rows, np.ndarray) for rows in found)
+    assert under_way_together() == 3 * batch_size()

@@ -1,4 +1,4 @@
-"""A worker that would de-identify with less than the operator listed does not start."""
+"""What a worker does before its first picture: it refuses, or takes its share of the machine."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +7,10 @@ import pytest
 from django.conf import settings
 
 from retrieval.models import Stage
+from retrieval.queue import QUERY_QUEUE
 from workers import app as worker
+from workers import cores
+from workers.deidentify.faces.mtcnn import Mtcnn
 
 
 @pytest.mark.parametrize("stage", [Stage.DEIDENTIFY, Stage.ENCODE])
@@ -22,3 +25,20 @@ def test_a_worker_does_not_start_with_a_detector_that_is_not_as_listed(
 
     with pytest.raises(SystemExit):
         worker.refuse_detectors_that_cannot_be_used()
+
+
+@pytest.mark.parametrize(
+    ("queue", "threads"), [(Stage.DEIDENTIFY, 1), (Stage.ENCODE, 1), (QUERY_QUEUE, 8)]
+)
+def test_who_imports_takes_one_core_and_who_answers_queries_all(
+    monkeypatch: pytest.MonkeyPatch, queue: str, threads: int
+) -> None:
+    monkeypatch.setattr(cores, "there", lambda: 8)
+    monkeypatch.setattr(cores, "_taken", None)
+    queues = SimpleNamespace(consume_from={queue: None})
+    monkeypatch.setattr(worker, "app", SimpleNamespace(amqp=SimpleNamespace(queues=queues)))
+
+    worker.take_one_core()
+
+    options = Mtcnn()._propose.get_session_options()
+    assert (cores.threads(), options.intra_op_num_threads) == (threads, threads)

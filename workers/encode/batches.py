@@ -2,18 +2,19 @@
 
 While the device computes one batch, threads load and resize the next: unpacking a file happens in
 processes of the sandbox, and resizing holds no lock. On a GPU two batches are on their way, so
-that one is copied from pinned memory while the other is computed.
+that one is copied from pinned memory while the other is computed; on a CPU as many as there are
+cores for, each computed by as few threads as this process gives a network.
 """
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
+from workers import cores
 from workers.encode.device import best_device
 from workers.encode.encoder import Encoder, Pixels, Vectors, encode_batch
 
@@ -22,12 +23,23 @@ Load = Callable[[], Sequence[Pixels]]
 
 # More pictures in one batch make a CPU no faster, but those of a task that fails wait longer.
 _PICTURES = {"cpu": 4, "cuda": 256}
-_ON_THEIR_WAY = {"cpu": 1, "cuda": 2}
 
 
 def batch_size() -> int:
     """How many pictures this machine's device is given at once."""
     return _PICTURES[best_device().type]
+
+
+def under_way_together() -> int:
+    """How many pictures are being computed where there is enough to do."""
+    return batch_size() * _lanes(best_device())
+
+
+def _lanes(device: torch.device) -> int:
+    """How many batches are on their way at once."""
+    if device.type == "cuda":
+        return 2
+    return max(1, cores.there() // torch.get_num_threads())
 
 
 def vectors_of(
@@ -39,8 +51,8 @@ def vectors_of(
     """
     device = best_device()
     size = size or batch_size()
-    loaders = len(os.sched_getaffinity(0))
-    lanes = [torch.get_device_module(device).Stream() for _ in range(_ON_THEIR_WAY[device.type])]
+    loaders = cores.there()
+    lanes = [torch.get_device_module(device).Stream() for _ in range(_lanes(device))]
     running: deque[Future[list[Vectors | Exception]]] = deque()
     with ThreadPoolExecutor(loaders) as loading, ThreadPoolExecutor(len(lanes)) as computing:
         prepared = _prepared(encoder, loads, loading, ahead=max(2 * size, loaders))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from retrieval.errors import DeviceBusy
+from workers import cores
 
-BUSY_PROCESSES = 4
-"""Of one machine while it imports: two de-identify, one encodes, one answers queries."""
+SHARE = 1 / 4
+"""Of the cores, for who answers queries while an import may hold them all."""
 
 
 def best_device() -> torch.device:
@@ -20,12 +20,12 @@ def best_device() -> torch.device:
 
 
 def share_cores() -> None:
-    """Take this process's share of the machine's cores, one at least.
+    """Take this process's share of the machine's cores: one for who imports, as `workers.cores`.
 
     Threads that wait for one another while other workers hold their cores cost more than they
     bring: two on two busy cores took 6.2 s for a picture that one alone encodes in 0.4 s.
     """
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // BUSY_PROCESSES))
+    torch.set_num_threads(max(1, min(cores.threads(), int(cores.there() * SHARE))))
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 import hashlib
 import importlib.util
-import os
 from pathlib import Path
 from typing import Protocol
 
 import onnxruntime
 
 from retrieval.errors import ModelRefused
+from workers import cores
 from workers.deidentify.faces.boxes import Boxes
 from workers.deidentify.faces.face import Pixels
 
@@ -58,7 +58,7 @@ def read_weights(file: Path, digest: str, name: str) -> bytes:
 def session(model: bytes, name: str) -> onnxruntime.InferenceSession:
     """Load a model for this machine's accelerator, or its processor. Raises ModelRefused."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = cores.threads()
     options.inter_op_num_threads = 1
     # A thread that spins while it waits takes the core that another process needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
