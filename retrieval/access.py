@@ -4,15 +4,16 @@ The second is row-level security (migration 0002): it decides anew, in the datab
 actor and purpose that `acting_as` sets for one transaction. No context, no rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from django.contrib.auth.models import Group
 from django.db import connection, transaction
 from django.utils import timezone
+from psycopg import sql
 
 from retrieval import audit
 from retrieval.errors import AccessDenied, NameTaken, ServicesUnavailable
@@ -51,9 +52,39 @@ def acting_as(actor: User, purpose: Purpose) -> Iterator[None]:
     Durable: inside another transaction the context would outlive this block.
     """
     with transaction.atomic(durable=True):
-        token = "" if actor.token is None else str(actor.token.pk)
-        _set_context(actor=str(actor.pk), purpose=purpose, token=token)
+        _set_context(**_context_of(actor, purpose))
         yield
+
+
+@contextmanager
+def reading_as(actor: User, purpose: Purpose) -> Iterator[None]:
+    """What `acting_as` shows, for statements that change nothing; one that would is refused.
+
+    Each is a transaction of its own and goes out in one message with its context. One transaction
+    around all would cost a message to begin, one for the context and one to end, and show nothing
+    else: where it is READ COMMITTED, each statement sees what was committed before it.
+    """
+    if connection.in_atomic_block or not connection.get_autocommit():
+        raise RuntimeError("inside a transaction the context would outlive this block")
+    context = sql.SQL("SELECT set_config('transaction_read_only', 'on', true), {}; ").format(
+        _settings(**_context_of(actor, purpose))
+    )
+
+    def with_context(
+        execute: Callable[..., Any], statement: Any, parameters: Any, many: bool, sent: Any
+    ) -> Any:
+        composed = sql.SQL(statement) if isinstance(statement, str) else statement
+        result = execute(context + composed, parameters, many, sent)
+        sent["cursor"].nextset()
+        return result
+
+    with connection.execute_wrapper(with_context):
+        yield
+
+
+def _context_of(actor: User, purpose: Purpose) -> dict[str, str]:
+    token = "" if actor.token is None else str(actor.token.pk)
+    return {"actor": str(actor.pk), "purpose": purpose, "token": token}
 
 
 @contextmanager
@@ -80,12 +111,16 @@ def each_collection() -> Iterator[int]:
 
 
 def _set_context(**values: str) -> None:
-    settings = ", ".join(["set_config(%s, %s, true)"] * len(values))
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT {settings}",
-            [text for name, value in values.items() for text in (f"cloister.{name}", value)],
-        )
+        cursor.execute(sql.SQL("SELECT {}").format(_settings(**values)))
+
+
+def _settings(**values: str) -> sql.Composed:
+    """What sets the context of one transaction."""
+    return sql.SQL(", ").join(
+        sql.SQL("set_config({}, {}, true)").format(f"cloister.{name}", value)
+        for name, value in values.items()
+    )
 
 
 def collections_where(actor: User, purpose: Purpose, capability: Capability) -> list[Collection]:

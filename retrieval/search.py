@@ -9,6 +9,7 @@ from typing import Final
 from uuid import UUID
 
 import numpy as np
+from django.db import connection
 from pgvector.django import HammingDistance
 
 from retrieval import access, audit, confidence, fusion, index, kept_queries, probes, queue, storage
@@ -173,7 +174,7 @@ def _nearest(query: Query, limit: int, reader: Reader, encoder: EncoderVersion) 
     stored: dict[UUID, Image] = {}
     known: dict[UUID, np.ndarray] = {}
     if query.stored():
-        with access.acting_as(reader.actor, reader.purpose):
+        with access.reading_as(reader.actor, reader.purpose):
             stored, known = _stored(query.stored(), reader.within, encoder)
     encoded = _encode(query, stored, known, reader.actor, encoder)
     vectors = _query_vectors(query, encoded, known)
@@ -182,7 +183,7 @@ def _nearest(query: Query, limit: int, reader: Reader, encoder: EncoderVersion) 
     is_words = not query.liked and all(part.words for part in query.all_parts())
     other_words = confidence.other_words(encoder.name) if is_words else ()
     within = reader.within
-    with access.acting_as(reader.actor, reader.purpose):
+    with access.reading_as(reader.actor, reader.purpose):
         neighbours, images = _candidates(query, vectors, within, encoder, limit)
         confident = (
             confidence.stands_out(
@@ -193,7 +194,7 @@ def _nearest(query: Query, limit: int, reader: Reader, encoder: EncoderVersion) 
         )
         if query.diversity:
             neighbours = _diversified(query, neighbours, within, encoder, limit)
-        index.require_kept(encoder)
+            index.require_kept(encoder)
     found = neighbours[:limit]
     scored = [(n.image_id, score) for n, score in found]
     boxes = {n.image_id: n.box for n, _ in found}
@@ -233,17 +234,23 @@ def _hits(
 def _indexed(image_ids: Iterable[UUID]) -> dict[UUID, Image]:
     """Those of the images that can be shown, with what an answer tells of them.
 
-    Inside `access.acting_as`.
+    Inside `access.reading_as`.
     """
-    rows = Image.objects.raw(_SHOWN, [list(image_ids), State.INDEXED])
-    return {image.pk: image for image in rows}
+    with connection.cursor() as cursor:
+        cursor.execute(_INDEXED, [list(image_ids), State.INDEXED])
+        images = [Image.from_db(None, _SHOWN, row) for row in cursor.fetchall()]
+    return {image.pk: image for image in images}
 
 
-_SHOWN: Final = """
-    SELECT id, collection_id, subject_id, study, video_id, starts_at_s, ends_at_s,
-           perceptual_hash, wrapped_key, sealed_name, width, height
-    FROM retrieval_image WHERE id = ANY (%s::uuid[]) AND state = %s
-"""
+_SHOWN: Final = (
+    *("id", "collection_id", "subject_id", "wrapped_key", "sealed_name", "width", "height"),
+    *("study", "perceptual_hash", "video_id", "starts_at_s", "ends_at_s"),
+)
+"""In the model's order."""
+
+_INDEXED: Final = f"""
+    SELECT {", ".join(_SHOWN)} FROM retrieval_image WHERE id = ANY (%s::uuid[]) AND state = %s
+"""  # noqa: S608
 
 
 def _stored(
@@ -400,7 +407,7 @@ def _alike(image_id: UUID, limit: int, reader: Reader, encoder: EncoderVersion) 
     """
     within = reader.within
     shown = Image.objects.filter(collection__in=within, state=State.INDEXED)
-    with access.acting_as(reader.actor, reader.purpose):
+    with access.reading_as(reader.actor, reader.purpose):
         stored, known = _stored({image_id}, within, encoder)
         hashed = stored[image_id].perceptual_hash
         by_hash = set(

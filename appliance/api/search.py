@@ -6,7 +6,7 @@ from uuid import UUID
 from django.http import HttpResponse
 from ninja import Field, File, Form, Router, Schema
 from ninja.files import UploadedFile
-from pydantic import ConfigDict
+from pydantic import BaseModel, ConfigDict
 from pydantic import ValidationError as DoesNotFit
 
 from appliance.api.auth import ApiRequest, Token
@@ -190,7 +190,8 @@ class BesideImageIn(Schema):
     query: str = Field("{}", max_length=65_536)
 
 
-class HitOut(Schema):
+# No ninja schema: each of its fields is looked up as if the value were a row of the database.
+class HitOut(BaseModel):
     """`score`: cosine similarity, rounded. `source`: the file's name, where it may be seen.
     `region`: x, y, width and height of the part it was found by."""
 
@@ -203,7 +204,7 @@ class HitOut(Schema):
     ends_at_s: float | None
 
 
-class AnswerOut(Schema):
+class AnswerOut(BaseModel):
     """`audit`: the number of this search's entry in the log. `confident`: whether the nearest
     stands out from what else there is; null where that cannot be told."""
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
+from typing import Final
 
 import numpy as np
 from psycopg import sql
@@ -52,6 +53,16 @@ class Asked:
     encoder: EncoderVersion
     metric: Metric
     where: Filter
+
+
+_FIVE_DIGITS: Final = "%.5g"
+"""Of a half-precision number: enough to read the same one again."""
+
+
+def halfvec(vector: np.ndarray) -> sql.SQL:
+    """A vector as SQL writes it. vector: (dimensions,) of numbers."""
+    numbers = ",".join([_FIVE_DIGITS] * len(vector)) % tuple(vector.astype(np.float16).tolist())
+    return sql.SQL(f"'[{numbers}]'::halfvec({len(vector)})")
 
 
 def literals(within: Sequence[int]) -> sql.Composed:

@@ -5,10 +5,10 @@ from uuid import UUID
 
 import numpy as np
 from django.db import connection
-from pgvector import HalfVector
 from psycopg import sql
 
-from retrieval.index.asked import EVERYTHING, Asked, Filter, Metric, literals
+from retrieval.index.asked import EVERYTHING, Asked, Filter, Metric, halfvec, literals
+from retrieval.index.encoders import require_kept
 from retrieval.index.route import Path, Route, route_for
 from retrieval.index.scan import Neighbour, deadline, follow
 from retrieval.index.vectors import WHOLE_IMAGE, as_vector
@@ -34,7 +34,7 @@ def nearest(
     `within`: ids of the permitted collections. Each image is there once, by its nearest region.
     Never fewer than `limit` where as many are permitted and pass `where`. `exact`: read every
     such row, which is what the index is measured against. `route`: chosen here unless given, by
-    who compares them. Raises SearchTooSlow.
+    who compares them. Raises SearchTooSlow, and EncoderUnavailable where it was retired by now.
     """
     if not within or limit < 1:
         return []
@@ -49,8 +49,11 @@ def nearest(
             found = follow(cursor, route, query, within, wanted)
             images = _nearest_regions(found)
             read_all = route.path is Path.EXACT and len(found) < wanted
-            if len(images) >= limit or read_all:
+            if len(images) >= limit:
                 return images[:limit]
+            if read_all:
+                require_kept(encoder)
+                return images
             if len(found) < wanted:
                 # The index gave up at its limit of rows looked at, with more behind the filter.
                 route = Route(Path.EXACT)
@@ -94,14 +97,14 @@ def background(
     with connection.cursor() as cursor, deadline():
         cursor.execute(
             sql.SQL(
-                "WITH asked AS MATERIALIZED (SELECT {vector}::halfvec AS vector)"
+                "WITH asked AS MATERIALIZED (SELECT {vector} AS vector)"
                 " SELECT 1 - (row.vector <=> asked.vector),"
                 " CASE WHEN row.is_beside THEN row.vector::text END"
                 " FROM asked, ((SELECT vector, true AS is_beside FROM retrieval_embedding"
                 " WHERE collection_id IN ({collections}) AND image_id = {image}"
                 " AND encoder_id = {encoder} AND region = {region}) UNION ALL {samples}) AS row"
             ).format(
-                vector=sql.Literal(HalfVector(vector).to_text()),
+                vector=halfvec(vector),
                 collections=literals(within),
                 image=sql.Literal(beside.image_id),
                 encoder=sql.Literal(encoder.pk),

@@ -7,12 +7,11 @@ from uuid import UUID
 
 from django.db import OperationalError
 from django.db.backends.utils import CursorWrapper
-from pgvector import HalfVector
 from psycopg import sql
 from psycopg.errors import QueryCanceled
 
 from retrieval.errors import SearchTooSlow
-from retrieval.index.asked import EVERYTHING, Asked, Metric, conditions, literals
+from retrieval.index.asked import EVERYTHING, Asked, Metric, conditions, halfvec, literals
 from retrieval.index.route import FEW_PARTITIONS, Path, Route
 from retrieval.models.image import Region
 
@@ -107,9 +106,7 @@ def _settings(ef_search: int, *, by_index_only: bool) -> sql.Composed:
 
 def _statement(query: Asked, within: Sequence[int], limit: int, *, exact: bool) -> sql.Composed:
     """The planner prunes by literals alone."""
-    vector = sql.SQL("{}::halfvec({})").format(
-        sql.Literal(HalfVector(query.vector).to_text()), sql.Literal(query.encoder.dimensions)
-    )
+    vector = halfvec(query.vector)
 
     def distance(metric: Metric) -> sql.Composed:
         return sql.SQL("e.vector::halfvec({}) {} {}").format(
@@ -132,8 +129,13 @@ def _statement(query: Asked, within: Sequence[int], limit: int, *, exact: bool) 
         # Behind OFFSET 0 no index is ordered by it, and it is worked out once a row.
         select = sql.SQL("SELECT * FROM ({} OFFSET 0) AS permitted").format(select)
     by_index = not exact and query.metric is not Metric.COSINE
-    return sql.SQL("{} ORDER BY {} LIMIT {}").format(
+    # Of an encoder that was retired by now, nothing: its vectors are being dropped.
+    return sql.SQL(
+        "SELECT * FROM ({} ORDER BY {} LIMIT {}) AS nearest WHERE"
+        " (SELECT retired_at IS NULL FROM retrieval_encoderversion WHERE id = {})"
+    ).format(
         select,
         distance(Metric.COSINE) if by_index else sql.SQL("distance"),
         sql.Literal(limit),
+        sql.Literal(query.encoder.pk),
     )

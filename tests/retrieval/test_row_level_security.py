@@ -1,16 +1,17 @@
 """The second lock, tried with raw SQL: the first one is left out on purpose."""
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 import psycopg
 import pytest
-from django.db import ProgrammingError, connection, transaction
+from django.db import InternalError, ProgrammingError, connection, transaction
 from django.utils import timezone
 
 from retrieval import access
 from retrieval.errors import ServicesUnavailable
-from retrieval.models import ImportBatch, Purpose, Role
+from retrieval.models import ImportBatch, Purpose, Role, User
 from retrieval.models.grant import CAPABILITIES, Capability
 from tests import database
 from tests.factories import (
@@ -53,25 +54,39 @@ def test_raw_sql_shows_granted_collections_only(table: str) -> None:
         assert rows_of(table) == [mine.pk]
 
 
-def test_context_ends_with_its_transaction() -> None:
+Acting = Callable[[User, Purpose], AbstractContextManager[None]]
+EITHER = pytest.mark.parametrize("acting", [access.acting_as, access.reading_as])
+
+
+@EITHER
+def test_context_ends_with_its_transaction(acting: Acting) -> None:
     reader, mine = make_user(), make_collection()
     grant(reader, mine)
     make_image(mine)
 
-    with access.acting_as(reader, Purpose.TREATMENT):
+    with acting(reader, Purpose.TREATMENT):
+        assert rows_of("retrieval_image") == [mine.pk]
         assert rows_of("retrieval_image") == [mine.pk]
     assert rows_of("retrieval_image") == []
 
 
-def test_context_cannot_leak_into_an_outer_transaction() -> None:
+@EITHER
+def test_context_cannot_leak_into_an_outer_transaction(acting: Acting) -> None:
     reader = make_user()
 
-    with (
-        pytest.raises(RuntimeError),
-        transaction.atomic(),
-        access.acting_as(reader, Purpose.TREATMENT),
-    ):
+    with pytest.raises(RuntimeError), transaction.atomic(), acting(reader, Purpose.TREATMENT):
         pass
+
+
+def test_who_only_reads_changes_nothing() -> None:
+    reader, mine = make_user(), make_collection()
+    grant(reader, mine, Role.CURATOR)
+
+    with (
+        pytest.raises(InternalError, match="read-only transaction"),
+        access.reading_as(reader, Purpose.TREATMENT),
+    ):
+        ImportBatch.objects.create(collection=mine, started_by=reader)
 
 
 @pytest.mark.parametrize(
