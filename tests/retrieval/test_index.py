@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+import psycopg
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -376,6 +377,18 @@ def test_a_retired_encoder_leaves_its_row_and_nothing_else(
         fill(shadow, image)
     with pytest.raises(ModelRefused, match="retired"):
         index.switch(shadow)
+
+
+def test_while_an_encoder_is_being_retired_what_is_left_of_it_is_not_found(
+    live: EncoderVersion, superuser: psycopg.Connection[tuple[Any, ...]]
+) -> None:
+    reader, collection = make_user(), make_collection()
+    grant(reader, collection)
+    make_images(collection, [[1, 0, 0], [0, 1, 0]])
+    superuser.execute("UPDATE retrieval_encoderversion SET retired_at = now()")
+
+    with pytest.raises(EncoderUnavailable), access.reading_as(reader, Purpose.TREATMENT):
+        index.nearest(np.eye(3)[0], within=[collection.pk], encoder=live, limit=1)
 
 
 def test_the_live_encoder_is_not_retired(shadow: EncoderVersion) -> None:
