@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from workers.encode.embedded import EmbeddedEncoder
 from workers.encode.encoder import Pixels, Vectors, encode_all
+from workers.encode.image_network import unit_rows
+from workers.encode.towers import TextTower
 
 NAMES = [
     "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png",
@@ -89,3 +92,25 @@ def test_words_and_an_example_together_prefer_what_fits_both(
     (words,) = encoder.encode_texts(["a cat"])
     mixed = words + vectors[NAMES.index("coffee.png")]
     assert set(ranked(mixed, vectors)[:2]) == {"chelsea.png", "coffee.png"}
+
+
+def test_pictures_by_onnxruntime_are_those_of_torch(
+    encoder: EmbeddedEncoder, pictures: dict[str, Pixels], vectors: Vectors
+) -> None:
+    batch = encoder.preprocess(list(pictures.values())[:3])
+
+    by_torch = unit_rows(encoder.image_network, batch, torch.device("cpu"))
+
+    assert (vectors[:3] * by_torch).sum(1).min() >= 0.9999
+
+
+def test_words_by_onnxruntime_are_those_of_torch() -> None:
+    """Padding and what is cut at the longest length included."""
+    texts = ["a dog", "", "two people walk along a beach " * 30]
+
+    by_torch = TextTower().states(texts)
+    found = TextTower(by_onnxruntime=True).states(texts)
+
+    assert torch.equal(found[1], by_torch[1])
+    assert torch.allclose(found[0][found[1]], by_torch[0][found[1]], atol=1e-4)
+    assert torch.allclose(found[2], by_torch[2], atol=1e-5)

@@ -181,6 +181,16 @@ def test_importing_the_package_loads_no_model_library() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
+def test_weights_that_are_read_are_not_drawn_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device that would import torch's compiler: seconds of every worker's start."""
+
+    def drawn(*_: object, **__: object) -> torch.Tensor:
+        raise AssertionError
+
+    monkeypatch.setattr(torch.nn.init, "normal_", drawn)
+    embedded.EmbeddedEncoder(torch.device("cpu"))
+
+
 def test_training_says_plainly_that_the_data_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from onnx import TensorProto
 from PIL import Image
 from torch import nn
 from torch.nn import functional
 
 from retrieval.errors import ModelRefused
 from workers.encode.encoder import Pixels
+from workers.encode.onnx_graph import Graph, run
 from workers.encode.weights_file import read_verified
 
 SIDE = 224  # pixels; Lite2 was trained at 260, but both towers then share one batch
@@ -86,18 +89,28 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(outputs))
         self.stride, self.groups, self.active = stride, groups, active
+        self.before, self.after = (kernel - stride) // 2, (kernel - stride + 1) // 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        kernel = self.weight.shape[-1]
-        if self.stride == 1:
+        if self.before == self.after:
             x = functional.conv2d(
-                x, self.weight, self.bias, padding=kernel // 2, groups=self.groups
+                x, self.weight, self.bias, self.stride, self.before, groups=self.groups
             )
         else:
-            before, after = (kernel - self.stride) // 2, (kernel - self.stride + 1) // 2
-            x = functional.pad(x, (before, after, before, after))
+            x = functional.pad(x, (self.before, self.after, self.before, self.after))
             x = functional.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
         return functional.relu6(x) if self.active else x
+
+    def written(self, graph: Graph, x: str) -> str:
+        """As `forward`, on names."""
+        x = graph.add(
+            "Conv",
+            *(x, graph.weight(self.weight), graph.weight(self.bias)),
+            strides=[self.stride] * 2,
+            pads=[self.before] * 2 + [self.after] * 2,
+            group=self.groups,
+        )
+        return graph.add("Clip", x, graph.weight(0), graph.weight(6)) if self.active else x
 
 
 class Block(nn.Module):
@@ -114,6 +127,13 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.parts(x) if self.residual else self.parts(x)  # type: ignore[no-any-return]
+
+    def written(self, graph: Graph, x: str) -> str:
+        """As `forward`, on names."""
+        y = x
+        for part in self.parts:
+            y = cast(Convolution, part).written(graph, y)
+        return graph.add("Add", x, y) if self.residual else y
 
 
 class EfficientNetLite(nn.Module):
@@ -139,6 +159,18 @@ class EfficientNetLite(nn.Module):
         """batch: (N, 3, SIDE, SIDE) uint8, from `preprocess`. Returns (N, WIDTH, 7, 7)."""
         pixels = batch.float().sub(127.5).div(127.5)
         return self.head(self.stages(self.stem(pixels)))  # type: ignore[no-any-return]
+
+    def by_onnxruntime(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """As `forward`, on the CPU and without torch: the same but for float rounding."""
+        graph = Graph()
+        middle = graph.weight(127.5)
+        pixels = graph.add("Cast", "batch", to=TensorProto.FLOAT)
+        x = graph.add("Div", graph.add("Sub", pixels, middle), middle)
+        blocks = (block for stage in self.stages for block in cast(nn.Sequential, stage))
+        for part in (self.stem, *blocks, self.head):
+            x = cast(Convolution | Block, part).written(graph, x)
+        session = graph.session({"batch": (TensorProto.UINT8, ["pictures", 3, SIDE, SIDE])}, x)
+        return lambda batch: run(session, batch=batch)
 
 
 def load(variant: Variant) -> EfficientNetLite:

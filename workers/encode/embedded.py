@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,10 @@ class EmbeddedEncoder:
         self._space = joint_space.from_bytes(content).to(self._device)
         self._image_tower = ImageTower(self._device)
         self.image_network = _ImageNetwork(self._image_tower, self._space).eval()
-        self._text_tower = TextTower(self._device)
+        on_cpu = self._device.type == "cpu"
+        grid = self._image_tower.grid_by_onnxruntime() if on_cpu else self._image_tower.grid
+        self._images = partial(self.image_network.embedded, grid)
+        self._text_tower = TextTower(self._device, by_onnxruntime=on_cpu)
 
     def preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:
         """See Encoder."""
@@ -46,7 +50,7 @@ class EmbeddedEncoder:
 
     def encode_images(self, batch: torch.Tensor) -> Vectors:
         """See Encoder. An image and its mirror image have the same vector."""
-        return unit_rows(self.image_network, batch, self._device)
+        return unit_rows(self._images, batch, self._device)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
@@ -66,6 +70,12 @@ class _ImageNetwork(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """batch: (N, 3, 224, 224) uint8. Returns unit (N, DIMENSIONS)."""
-        plain, mirrored = self.tower.grid(batch), self.tower.grid(batch.flip(3))
+        return self.embedded(self.tower.grid, batch)
+
+    def embedded(
+        self, grid: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor
+    ) -> torch.Tensor:
+        """As `forward`; grid: the tower's, whoever computes it."""
+        plain, mirrored = grid(batch), grid(batch.flip(3))
         classes = (self.tower.classes(plain) + self.tower.classes(mirrored)) / 2
         return self.space.images(plain, mirrored, classes)

@@ -46,7 +46,7 @@ class ImageHead(nn.Module):
         self.place = nn.Parameter(torch.zeros(PLACES, GAZES))
         self.project = nn.Linear(IMAGE_WIDTH * (GAZES + 1), HEAD_DIMENSIONS)
         self.dropout = nn.Dropout(dropout)
-        nn.init.normal_(self.gaze.weight, std=0.02)
+        _begin(self.gaze)
 
     def forward(self, grid: torch.Tensor) -> torch.Tensor:
         """grid: (N, PLACES, IMAGE_WIDTH), standardised. Returns unit (N, HEAD_DIMENSIONS)."""
@@ -67,7 +67,7 @@ class TextHead(nn.Module):
         self.widen = nn.Linear(width, TEXT_HIDDEN)
         self.narrow = nn.Linear(TEXT_HIDDEN, HEAD_DIMENSIONS)
         self.dropout = nn.Dropout(dropout)
-        nn.init.normal_(self.gaze.weight, std=0.02)
+        _begin(self.gaze)
 
     def forward(
         self, states: torch.Tensor, mask: torch.Tensor, sentence: torch.Tensor
@@ -165,6 +165,12 @@ class JointSpace(nn.Module):
         return safetensors.torch.save(
             {name: tensor.half().contiguous() for name, tensor in self.state_dict().items()}
         )
+
+
+def _begin(gaze: nn.Linear) -> None:
+    # On the meta device nothing is filled, and trying imports torch's compiler: that takes seconds.
+    if not gaze.weight.is_meta:
+        nn.init.normal_(gaze.weight, std=0.02)
 
 
 def from_bytes(content: bytes) -> JointSpace:

@@ -6,17 +6,20 @@ path must not pay for importing a model hub's library: that alone takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import safetensors.torch
 import tokenizers
 import torch
+from onnx import TensorProto
 from torch import nn
 from torch.nn import functional
 
 from retrieval.errors import ModelRefused
+from workers.encode.onnx_graph import MICROSOFT, Graph, Inputs, run
 from workers.encode.weights_file import read_verified
 
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -45,18 +48,23 @@ LAYER_NAMES = {
 
 
 class Tokens(nn.Module):
-    """Word, position and segment embeddings, summed and normalised."""
+    """Word, position and segment embeddings, summed and normalised.
+
+    Plain parameters: nn.Embedding draws its own at first, and on the meta device that imports
+    torch's compiler, which takes seconds.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.words = nn.Embedding(30522, WIDTH)
-        self.positions = nn.Embedding(512, WIDTH)
-        self.segments = nn.Embedding(2, WIDTH)
+        self.words = nn.Parameter(torch.empty(30522, WIDTH))
+        self.positions = nn.Parameter(torch.empty(512, WIDTH))
+        self.segments = nn.Parameter(torch.empty(2, WIDTH))
         self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """ids: (N, T) int64. Returns (N, T, WIDTH)."""
-        states = self.words(ids) + self.positions.weight[: ids.shape[1]] + self.segments.weight[0]
+        words = functional.embedding(ids, self.words)
+        states = words + self.positions[: ids.shape[1]] + self.segments[0]
         return self.norm(states)  # type: ignore[no-any-return]
 
 
@@ -87,6 +95,37 @@ class Layer(nn.Module):
         wide = functional.gelu(self.widen(states))
         return self.narrow_norm(states + self.narrow(wide))  # type: ignore[no-any-return]
 
+    def written(self, graph: Graph, states: str, mask: str) -> str:
+        """As `forward`, on names; mask: int32."""
+        read = graph.add(
+            "Attention",
+            *(states, *_joined(graph, self.query, self.key, self.value), mask),
+            domain=MICROSOFT,
+            num_heads=HEADS,
+        )
+        mixed = _added(graph, states, read, self.mix, self.mix_norm)
+        weight, bias = _joined(graph, self.widen)
+        wide = graph.add("BiasGelu", graph.add("MatMul", mixed, weight), bias, domain=MICROSOFT)
+        return _added(graph, mixed, wide, self.narrow, self.narrow_norm)
+
+
+def _joined(graph: Graph, *parts: nn.Linear) -> tuple[str, str]:
+    """Weight and bias of several that read the same."""
+    weight = torch.cat([part.weight for part in parts]).T
+    return graph.weight(weight), graph.weight(torch.cat([part.bias for part in parts]))
+
+
+def _added(graph: Graph, states: str, read: str, part: nn.Linear, norm: nn.LayerNorm) -> str:
+    """norm(states + part(read))."""
+    weight, bias = _joined(graph, part)
+    return graph.add(
+        "SkipLayerNormalization",
+        *(graph.add("MatMul", read, weight), states),
+        *(graph.weight(norm.weight), graph.weight(norm.bias), bias),
+        domain=MICROSOFT,
+        epsilon=norm.eps,
+    )
+
 
 class MiniLM(nn.Module):
     """Token states of the last layer."""
@@ -102,6 +141,22 @@ class MiniLM(nn.Module):
         for layer in self.layers:
             states = layer(states, mask)
         return states  # type: ignore[no-any-return]
+
+    def by_onnxruntime(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """As `forward`, on the CPU: the same but for float rounding.
+
+        Looking words up is left to torch, as half of the weights are in that table.
+        """
+        graph = Graph()
+        states = "states"
+        for layer in self.layers:
+            states = cast(Layer, layer).written(graph, states, "mask")
+        shapes: Inputs = {
+            "states": (TensorProto.FLOAT, ["texts", "tokens", WIDTH]),
+            "mask": (TensorProto.INT32, ["texts", "tokens"]),
+        }
+        session, tokens = graph.session(shapes, states), self.tokens
+        return lambda ids, mask: run(session, states=tokens(ids), mask=mask.int())
 
 
 def mean_of_tokens(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -146,8 +201,10 @@ def load() -> MiniLM:
 def _published_name(ours: str) -> str:
     """Map e.g. `layers.3.mix.bias` to the name the published file gives the same tensor."""
     match ours.split("."):
-        case ["tokens", part, kind]:
-            return f"{TOKENS_NAMES[part]}.{kind}"
+        case ["tokens", "norm", kind]:
+            return f"{TOKENS_NAMES['norm']}.{kind}"
+        case ["tokens", part]:
+            return f"{TOKENS_NAMES[part]}.weight"
         case ["layers", number, part, kind]:
             return f"encoder.layer.{number}.{LAYER_NAMES[part]}.{kind}"
         case _:

@@ -17,12 +17,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
 from retrieval.errors import ModelRefused
+from workers.encode import onnx_graph
 from workers.encode.encoder import Encoder, Pixels, Vectors
 from workers.encode.image_network import unit_rows
 from workers.encode.weights_file import combined_digest, read, read_verified
@@ -153,18 +152,12 @@ def _in_bf16(network: nn.Module, device: torch.device) -> Callable[[torch.Tensor
 
 
 def _session(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as exc:  # its errors have no public class in common
-        raise ModelRefused(f"{IMAGES_FILE} is no network onnxruntime can run") from exc
+    network = onnx_graph.session(content)
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
         # One by one: the range of a batch's numbers scales them all, and no picture's vector may
         # depend on its neighbours, which may be of another collection.
-        each = (session.run(None, {"batch": one[np.newaxis]}) for one in batch.numpy())
-        return torch.from_numpy(np.concatenate([row for (row,) in each]))
+        return torch.cat([onnx_graph.run(network, batch=one[None]) for one in batch])
 
     return forward
 
