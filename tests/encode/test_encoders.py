@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from retrieval.errors import NoTextTower
@@ -46,8 +47,7 @@ def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = timm.create_model(BACKBONE, pretrained=False)
     safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
     stated = {"license": "none: random weights", "mean": [0.5] * 3, "std": [0.25] * 3}
-    config = {"architecture": BACKBONE, "pretrained_cfg": stated}
-    (folder / "config.json").write_text(json.dumps(config))
+    save_config_for_hf(model, str(folder / "config.json"), {"pretrained_cfg": stated})
     return folder
 
 

@@ -13,6 +13,7 @@ import torch
 from retrieval.errors import DeviceBusy, ModelRefused
 from workers.encode import efficientnet_lite, embedded, joint_space, minilm, registry
 from workers.encode.device import busy_when_out_of_memory
+from workers.encode.model_folder import licence_of, weights_in
 from workers.encode.openclip import OpenClipEncoder
 from workers.encode.timm_backbone import TimmEncoder
 from workers.encode.train_projection import main as train
@@ -100,6 +101,72 @@ def test_an_architecture_from_elsewhere_is_refused(tmp_path: Path, architecture:
     config: dict[str, object] = {"architecture": architecture, "licence": "MIT"}
     with pytest.raises(ModelRefused, match="architecture"):
         OpenClipEncoder("model", model_folder(tmp_path, config, "model.safetensors"))
+
+
+def folder_with_code(folder: Path, **text: object) -> Path:
+    """A model whose tokenizer is Python code that leaves a file `ran`."""
+    tower = {"context_length": 8, "vocab_size": 100, "width": 64, "heads": 1, "layers": 1}
+    image = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
+    text_cfg = {"hf_tokenizer_name": "any", **tower, **text}
+    model_cfg = {"embed_dim": 32, "vision_cfg": image, "text_cfg": text_cfg}
+    model_folder(folder, {"license": "MIT", "model_cfg": model_cfg}, "model.safetensors")
+    code = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["tokenization_own.Own", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(code))
+    (folder / "tokenization_own.py").write_text(
+        f"open({str(folder / 'ran')!r}, 'w')\nclass Own: pass\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    "text",
+    [{"tokenizer_kwargs": {"trust_remote_code": True}}, {"hf_model_name": "/tmp/any"}, {}],
+    ids=["told to", "a tower elsewhere", "asking"],
+)
+def test_no_code_of_a_model_s_folder_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: dict[str, object]
+) -> None:
+    # transformers asks whom it finds at the terminal.
+    monkeypatch.setattr("builtins.input", lambda _question: "y")
+    with pytest.raises(ModelRefused):
+        OpenClipEncoder("model", folder_with_code(tmp_path, **text))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("model_cfg", [7, {}, {"text_cfg": {}, "vision_cfg": {"layers": "many"}}])
+def test_a_configuration_that_describes_no_model_is_refused(
+    tmp_path: Path, model_cfg: object
+) -> None:
+    config = {"license": "MIT", "model_cfg": model_cfg}
+    with pytest.raises(ModelRefused):
+        OpenClipEncoder("model", model_folder(tmp_path, config, "model.safetensors"))
+
+
+def test_of_a_published_snapshot_the_named_weights_are_read() -> None:
+    files = {"model.safetensors": b"of transformers", "open_clip_model.safetensors": b"ours"}
+    assert weights_in(files, published_as="open_clip_model.safetensors") == b"ours"
+    shards = {"model-1.safetensors": b"", "model-2.safetensors": b""}
+    with pytest.raises(ModelRefused, match="several"):
+        weights_in(shards, published_as="model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("head", "licence"),
+    [
+        ("license: mit", "mit"),
+        ("license: other\nlicense_name: apple-amlr", "apple-amlr"),
+        ('tags:\n- clip\nlicense: "apache-2.0"\nlibrary_name: open_clip', "apache-2.0"),
+    ],
+)
+def test_a_model_card_states_the_licence(tmp_path: Path, head: str, licence: str) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{head}\n---\nlicense: of the text\n")
+    assert licence_of(tmp_path, {}) == licence
+
+
+def test_a_model_card_without_a_head_states_no_licence(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Model\nlicense: mit\n")
+    with pytest.raises(ModelRefused, match="licence"):
+        licence_of(tmp_path, {})
 
 
 def test_weights_that_do_not_fit_the_architecture_are_refused(tmp_path: Path) -> None:

@@ -29,6 +29,10 @@ from workers.encode.image_network import Normalised, placed, unit_rows
 huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+TOKENIZER_SETTINGS = {"clean", "strip_sep_token"}
+"""Those of open_clip's own configurations. Others reach transformers: one of them has it run Python
+files of the folder."""
 MOST_ELONGATED = 4  # long side over short side
 
 
@@ -54,16 +58,16 @@ class OpenClipEncoder:
         files = model_folder.read_shaping_files(folder)
         config = model_folder.config_in(files, CONFIG_FILE)
         self.licence = model_folder.licence_of(folder, config)
-        weights = model_folder.weights_in(files, weights_sha256)
+        weights = model_folder.weights_in(files, weights_sha256, published_as=WEIGHTS_FILE)
         self.digest = model_folder.digest_of(files)
         architecture = _architecture(folder, config)
         try:
             model, _, transform = open_clip.create_model_and_transforms(
                 architecture, load_weights=False, pretrained_text=False
             )
-            self._tokenizer = open_clip.get_tokenizer(architecture)
+            self._tokenizer = _tokenizer(architecture, config)
             model.load_state_dict(safetensors.torch.load(weights))
-        except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as exc:
+        except model_folder.DOES_NOT_FIT as exc:
             raise ModelRefused(f"the files of {name} are not a model open_clip can build") from exc
         # Ends in ToTensor and Normalize, which are done on the device here.
         steps = list(cast(Any, transform).transforms)
@@ -103,12 +107,34 @@ class OpenClipEncoder:
 def _architecture(folder: Path, config: dict[str, Any]) -> str:
     """Return what open_clip builds from: this folder, or one of its built-in names."""
     if "model_cfg" in config:
+        _require_nothing_else(config["model_cfg"])
         return f"local-dir:{folder}"
     architecture = config.get("architecture")
     # A name with a scheme such as hf-hub: would be looked up elsewhere.
     if architecture not in open_clip.list_models():
         raise ModelRefused(f"{CONFIG_FILE} names no architecture open_clip has")
     return str(architecture)
+
+
+def _require_nothing_else(model_cfg: Any) -> None:
+    """Raise ModelRefused for what would run code, or fetch what the digest is not of."""
+    text = model_cfg.get("text_cfg") if isinstance(model_cfg, dict) else None
+    settings = text.get("tokenizer_kwargs", {}) if isinstance(text, dict) else None
+    if not isinstance(text, dict) or not isinstance(settings, dict):
+        raise ModelRefused(f"{CONFIG_FILE} describes no model of open_clip")
+    if not settings.keys() <= TOKENIZER_SETTINGS:
+        raise ModelRefused(f"{CONFIG_FILE} sets more of its tokenizer than how words are cleaned")
+    if "hf_model_name" in text:
+        raise ModelRefused(f"{CONFIG_FILE} names a text tower that is not in the folder")
+
+
+def _tokenizer(architecture: str, config: dict[str, Any]) -> Any:
+    """Raises ValueError where the folder's tokenizer is Python code of its own."""
+    known = config.get("model_cfg") or open_clip.get_model_config(architecture)
+    if not known["text_cfg"].get("hf_tokenizer_name"):
+        return open_clip.get_tokenizer(architecture)
+    # Unless told, transformers asks whoever is at the terminal whether to run it.
+    return open_clip.get_tokenizer(architecture, trust_remote_code=False)
 
 
 def _not_too_elongated(image: Pixels) -> Image.Image:

@@ -24,6 +24,7 @@ from workers.encode.encoder import Pixels, Vectors
 from workers.encode.image_network import Normalised, placed, unit_rows
 
 CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 MAX_SIDE = 1024  # pixels; no published backbone reads larger ones
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -51,7 +52,7 @@ class TimmEncoder:
         stated = config.get("pretrained_cfg")
         stated = stated if isinstance(stated, dict) else {}
         self.licence = model_folder.licence_of(folder, {**stated, **config})
-        weights = model_folder.weights_in(files, weights_sha256)
+        weights = model_folder.weights_in(files, weights_sha256, published_as=WEIGHTS_FILE)
         self.digest = model_folder.digest_of(files)
         model = _built(config, weights)
         given = _input(_published(model) | stated)
@@ -87,15 +88,33 @@ def _built(config: Mapping[str, Any], weights: bytes) -> nn.Module:
     # A name with a scheme such as hf-hub: would be looked up elsewhere.
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ModelRefused(f"{CONFIG_FILE} names no architecture timm has")
-    if config.get("model_args"):
+    arguments = config.get("model_args") or {}
+    if not isinstance(arguments, dict) or not all(_is_known(*each) for each in arguments.items()):
         raise ModelRefused(f"{CONFIG_FILE} changes the architecture by model_args")
     try:
-        model: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0)
+        model: nn.Module = timm.create_model(
+            architecture, **arguments | {"pretrained": False, "num_classes": 0}
+        )
         state = safetensors.torch.load(weights)
         model.load_state_dict(_without(_classifiers(model), state))
-    except (RuntimeError, ValueError, safetensors.SafetensorError) as exc:
+    except model_folder.DOES_NOT_FIT as exc:
         raise ModelRefused("the files are not a backbone timm can build") from exc
     return model
+
+
+def _is_known(argument: str, value: object) -> bool:
+    """Whether it is one timm writes into every configuration: others may name files."""
+    match argument:
+        case "in_chans":
+            return value == 3  # noqa: PLR2004
+        case "num_classes":
+            return isinstance(value, int)
+        case "global_pool":
+            return isinstance(value, str)
+        case "img_size":
+            sides = value if isinstance(value, list) else [value]
+            return all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in sides)
+    return False
 
 
 def _published(model: Any) -> dict[str, Any]:
