@@ -8,16 +8,17 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import numpy as np
-from django.db import connection, connections, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 from psycopg import sql
 
 from retrieval import access, index
+from retrieval.errors import CloisterError
 from retrieval.index import Path, Route
 from retrieval.models import Collection, EncoderVersion, IndexPart
 
@@ -42,31 +43,36 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Cared:
-    """What one round did: ids of collection and encoder, and the worst recall it found."""
+    """What one round did, as ids of collection and encoder: built, built anew, found to be of low
+    recall, and what could not be cared for."""
 
-    built: list[tuple[int, int]]
-    rebuilt: list[tuple[int, int]]
-    low: list[tuple[int, int]]
-
-
-NOTHING = Cared([], [], [])
+    built: list[tuple[int, int]] = field(default_factory=list)
+    rebuilt: list[tuple[int, int]] = field(default_factory=list)
+    low: list[tuple[int, int]] = field(default_factory=list)
+    failed: list[tuple[int, int]] = field(default_factory=list)
 
 
 def care() -> Cared:
     """Build, rebuild and check what is due, in all collections. One round at a time, anywhere."""
-    cared = Cared([], [], [])
+    cared = Cared()
     with _alone() as alone:
         if not alone:
             return cared
         for encoder in EncoderVersion.objects.filter(retired_at__isnull=True):
             for collection_id in Collection.objects.values_list("pk", flat=True):
-                _care_for(collection_id, encoder, cared)
+                try:
+                    _care_for(collection_id, encoder, cared)
+                except (CloisterError, OperationalError) as error:
+                    # One that is too large to check in time holds up no other.
+                    name = (collection_id, encoder.pk)
+                    log.warning("collection %s, encoder %s: %s", *name, type(error).__name__)
+                    cared.failed.append(name)
     return cared
 
 
 def _care_for(collection_id: int, encoder: EncoderVersion, cared: Cared) -> None:
     part = find_part(collection_id, encoder)
-    if part is None:
+    if part is None or not part.rows:
         return
     name = (collection_id, encoder.pk)
     if not has_index(collection_id, encoder):
@@ -86,12 +92,13 @@ def _care_for(collection_id: int, encoder: EncoderVersion, cared: Cared) -> None
 
 
 def parts() -> list[IndexPart]:
-    """What is known of every partition's index, of all collections."""
+    """What is known of every partition's index, of all collections and encoders in use."""
+    in_use = IndexPart.objects.filter(encoder__retired_at__isnull=True).select_related("encoder")
     with transaction.atomic(durable=True):
         return [
             part
             for collection_id in access.each_collection()
-            for part in IndexPart.objects.filter(collection_id=collection_id).order_by("encoder")
+            for part in in_use.filter(collection_id=collection_id).order_by("encoder")
         ]
 
 

@@ -13,6 +13,7 @@ from django.core.management import call_command
 from django.db import ProgrammingError, connection, transaction
 
 from retrieval import access, index, upkeep
+from retrieval.errors import SearchTooSlow
 from retrieval.models import Collection, EncoderVersion, Image, IndexPart, Purpose
 from tests import database
 from tests.factories import grant, make_collection, make_encoder, make_images, make_user
@@ -52,7 +53,7 @@ def test_an_index_is_built_when_there_is_a_use_for_it(
 
     assert upkeep.care().built == [(collection.pk, live.pk)]
     assert upkeep.has_index(collection.pk, live)
-    assert upkeep.care() == upkeep.Cared([], [], [])
+    assert upkeep.care() == upkeep.Cared()
 
 
 def test_an_encoder_in_the_shadow_is_indexed_when_it_is_switched_to(
@@ -129,6 +130,37 @@ def test_low_recall_is_answered_by_looking_deeper_and_by_an_alert(
         assert index.ef_search_of([collection.pk], live) == upkeep.DEEPEST_EF_SEARCH
 
 
+def test_one_collection_that_cannot_be_checked_holds_up_no_other(
+    images: list[Image], live: EncoderVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_images(
+        other := make_collection(), np.random.default_rng(1).normal(size=(ROWS, 8)).tolist()
+    )
+
+    def too_slow(*args: object) -> float:
+        if args[0] == images[0].collection_id:
+            raise SearchTooSlow("in time")
+        return 1.0
+
+    monkeypatch.setattr(upkeep, "measure_recall", too_slow)
+    with database.role("worker"):
+        cared = upkeep.care()
+        assert part_of(other, live).recall == 1.0
+    assert cared.failed == [(images[0].collection_id, live.pk)]
+    assert (other.pk, live.pk) in cared.built
+
+
+def test_an_index_whose_vectors_are_all_gone_is_left_alone(
+    collection: Collection,
+    live: EncoderVersion,
+    superuser: psycopg.Connection[tuple[object, ...]],
+) -> None:
+    upkeep.care()
+    superuser.execute("DELETE FROM retrieval_embedding")
+
+    assert upkeep.care() == upkeep.Cared()
+
+
 def test_a_partition_is_emptied_at_once(collection: Collection, live: EncoderVersion) -> None:
     upkeep.care()
 
@@ -186,5 +218,31 @@ def test_a_round_of_upkeep_writes_metrics_by_numbers_only(
     labels = f'{{collection="{collection.pk}",encoder="{live.pk}"}}'
     assert f"cloister_index_rows{labels} {ROWS:.1f}" in metrics
     assert f"cloister_index_recall{labels} " in metrics
+    assert f"cloister_index_checked_timestamp_seconds{labels} " in metrics
     assert collection.name not in metrics
     assert (var / "metrics").stat().st_mode & 0o077 == 0
+
+
+def test_what_answers_no_queries_has_no_recall_to_be_alarmed_by(
+    collection: Collection, live: EncoderVersion, images: list[Image], var: Path
+) -> None:
+    upkeep.care()
+    newer = make_encoder(name="newer", dimensions=8)
+    with access.processing(collection.pk):
+        index.store_all(
+            collection.pk,
+            [image.pk for image in images],
+            np.eye(8, dtype=np.float32)[np.arange(len(images)) % 8],
+            encoder=newer,
+        )
+    index.switch(newer)
+
+    call_command("maintain", once=True, stdout=io.StringIO())
+    metrics = (var / "metrics" / "cloister.prom").read_text(encoding="utf-8")
+    labels = f'{{collection="{collection.pk}",encoder="{live.pk}"}}'
+    assert f"cloister_index_rows{labels}" in metrics
+    assert f"cloister_index_recall{labels}" not in metrics
+
+    index.retire(live)
+    call_command("maintain", once=True, stdout=io.StringIO())
+    assert labels not in (var / "metrics" / "cloister.prom").read_text(encoding="utf-8")

@@ -36,7 +36,7 @@ class Command(BaseCommand):
             return
         while True:
             try:
-                if (cared := upkeep.care()) != upkeep.NOTHING:
+                if (cared := upkeep.care()) != upkeep.Cared():
                     log.info("%s", report(cared, as_json=False))
                 write_metrics(env.metrics_folder())
                 if chosen := tag_words.care():
@@ -53,7 +53,7 @@ def report(cared: upkeep.Cared, *, as_json: bool) -> str:
         return json.dumps(asdict(cared))
     return (
         f"{len(cared.built)} indexes built, {len(cared.rebuilt)} built anew, "
-        f"{len(cared.low)} with low recall"
+        f"{len(cared.low)} with low recall, {len(cared.failed)} not cared for"
     )
 
 
@@ -67,10 +67,20 @@ def write_metrics(folder: Path) -> None:
             "cloister_index_removed_rows", "Dead since it was built", names, registry=registry
         ),
         "ef_search": Gauge("cloister_index_ef_search", "Rows looked at", names, registry=registry),
-        "recall": Gauge("cloister_index_recall", "Recall@10 on a sample", names, registry=registry),
     }
+    recall = Gauge("cloister_index_recall", "Recall@10 on a sample", names, registry=registry)
+    checked = Gauge(
+        "cloister_index_checked_timestamp_seconds",
+        "When the sample was last held against an exact scan",
+        names,
+        registry=registry,
+    )
     for part in upkeep.parts():
+        labels = (part.collection_id, part.encoder_id)
         for field, gauge in gauges.items():
-            if (value := getattr(part, field)) is not None:
-                gauge.labels(part.collection_id, part.encoder_id).set(value)
+            gauge.labels(*labels).set(getattr(part, field))
+        # What answers no queries is not checked, and its last recall is no alarm.
+        if part.encoder.live and part.rows and part.checked_at is not None:
+            recall.labels(*labels).set(part.recall)
+            checked.labels(*labels).set(part.checked_at.timestamp())
     write_to_textfile(str(folder / "cloister.prom"), registry)
