@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import open_clip
 import pytest
 import safetensors.torch
 import timm
@@ -13,7 +14,7 @@ import torch
 from retrieval.errors import DeviceBusy, ModelRefused
 from workers.encode import efficientnet_lite, embedded, joint_space, minilm, registry
 from workers.encode.device import busy_when_out_of_memory
-from workers.encode.model_folder import licence_of, weights_in
+from workers.encode.model_folder import licence_of, read_shaping_files, weights_in
 from workers.encode.openclip import OpenClipEncoder
 from workers.encode.timm_backbone import TimmEncoder
 from workers.encode.train_projection import main as train
@@ -173,6 +174,36 @@ def test_weights_that_do_not_fit_the_architecture_are_refused(tmp_path: Path) ->
     config: dict[str, object] = {"architecture": "ViT-S-32-alt", "licence": "MIT"}
     with pytest.raises(ModelRefused):
         OpenClipEncoder("model", model_folder(tmp_path, config, "model.safetensors"))
+
+
+def test_a_folder_that_is_altered_while_it_is_read_shapes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """open_clip reads the configuration by itself: of what the digest was taken of."""
+    cfg = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {
+            "context_length": 8,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 1,
+            "layers": 1,
+        },
+    }
+    model = open_clip.CLIP(**cfg)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = tmp_path / "open_clip_config.json"
+    config.write_text(json.dumps({"model_cfg": cfg, "licence": "none: random weights"}))
+
+    def read_then_altered(folder: Path) -> dict[str, bytes]:
+        files = read_shaping_files(folder)
+        config.write_text("altered")
+        return files
+
+    monkeypatch.setattr("workers.encode.model_folder.read_shaping_files", read_then_altered)
+
+    assert OpenClipEncoder("model", tmp_path).dimensions == 16
 
 
 def backbone_folder(folder: Path, weights: str = "model.safetensors", **config: object) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 
 import torch
 
@@ -52,7 +53,7 @@ def vectors_of(
     device = best_device()
     size = size or batch_size()
     loaders = cores.there()
-    lanes = [torch.get_device_module(device).Stream() for _ in range(_lanes(device))]
+    lanes = _streams(device, _lanes(device))
     running: deque[Future[list[Vectors | Exception]]] = deque()
     with ThreadPoolExecutor(loaders) as loading, ThreadPoolExecutor(len(lanes)) as computing:
         prepared = _prepared(encoder, loads, loading, ahead=max(2 * size, loaders))
@@ -63,6 +64,12 @@ def vectors_of(
                 yield from running.popleft().result()
         while running:
             yield from running.popleft().result()
+
+
+@cache
+def _streams(device: torch.device, count: int) -> tuple[torch.Stream, ...]:
+    """Made once in a process: what a stream freed of a GPU's memory waits for that stream alone."""
+    return tuple(torch.get_device_module(device).Stream() for _ in range(count))
 
 
 def _prepared(

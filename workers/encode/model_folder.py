@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +48,19 @@ def read_shaping_files(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.iterdir())
         if path.suffix in SHAPING_SUFFIXES and path.name not in LICENCE_FILES
     }
+
+
+@contextmanager
+def copied(files: Mapping[str, bytes]) -> Iterator[Path]:
+    """A folder of this process' own with all but the weights, for a library that reads by itself.
+
+    It reads what the digest was taken of, whatever becomes of the operator's folder meanwhile.
+    """
+    with tempfile.TemporaryDirectory(prefix="cloister-model-") as name:
+        for file, content in files.items():
+            if not file.endswith(".safetensors"):
+                Path(name, file).write_bytes(content)
+        yield Path(name)
 
 
 def digest_of(files: Mapping[str, bytes]) -> str:

@@ -60,15 +60,17 @@ class OpenClipEncoder:
         self.licence = model_folder.licence_of(folder, config)
         weights = model_folder.weights_in(files, weights_sha256, published_as=WEIGHTS_FILE)
         self.digest = model_folder.digest_of(files)
-        architecture = _architecture(folder, config)
-        try:
-            model, _, transform = open_clip.create_model_and_transforms(
-                architecture, load_weights=False, pretrained_text=False
-            )
-            self._tokenizer = _tokenizer(architecture, config)
-            model.load_state_dict(safetensors.torch.load(weights))
-        except model_folder.DOES_NOT_FIT as exc:
-            raise ModelRefused(f"the files of {name} are not a model open_clip can build") from exc
+        with model_folder.copied(files) as copy:
+            architecture = _architecture(copy, config)
+            try:
+                model, _, transform = open_clip.create_model_and_transforms(
+                    architecture, load_weights=False, pretrained_text=False
+                )
+                self._tokenizer = _tokenizer(architecture, config)
+                model.load_state_dict(safetensors.torch.load(weights))
+            except model_folder.DOES_NOT_FIT as exc:
+                refused = f"the files of {name} are not a model open_clip can build"
+                raise ModelRefused(refused) from exc
         # Ends in ToTensor and Normalize, which are done on the device here.
         steps = list(cast(Any, transform).transforms)
         self._cut: list[Any] = steps[:-2]
