@@ -359,4 +359,5 @@ PROTECTED_TABLES = [
     "retrieval_tagword",
     "retrieval_tagthreshold",
     "retrieval_automatictag",
+    "retrieval_report",
 ]

@@ -17,6 +17,9 @@ class Reason(StrEnum):
     UNREADABLE_FILE = "unreadable_file"
     UNSAFE_NAME = "unsafe_name"
     NAME_TOO_LONG = "name_too_long"
+    NOT_A_TEXT = "not_a_text"
+    AMBIGUOUS_REPORT = "ambiguous_report"
+    REPORT_WITHOUT_PICTURE = "report_without_picture"
     ARCHIVE_TOO_LARGE = "archive_too_large"
     ARCHIVE_DAMAGED = "archive_damaged"
     TRUNCATED = "truncated"
@@ -114,6 +117,10 @@ class EncoderUnavailable(CloisterError):
 
 class NoTextTower(CloisterError):
     """This encoder reads images only, so words cannot query it. Permanent while it is live."""
+
+
+class NoImageTower(CloisterError):
+    """This encoder reads words only, so no picture has a vector of it. Permanent."""
 
 
 class AuditUnavailable(CloisterError):

@@ -58,6 +58,12 @@ def sniff(head: bytes) -> str | None:
     return sniff_video(head)
 
 
+def is_still(head: bytes) -> bool:
+    """Whether a file that begins with `head` may be a picture and no film."""
+    media_type = sniff(head)
+    return media_type not in (None, ZIP) and sniff_video(head) is None
+
+
 def sniff_video(head: bytes) -> str | None:
     """The media type of a video that begins with `head`, or None. Matroska counts as WebM."""
     if head[4:8] in MP4_BOXES and not (head[4:8] == b"ftyp" and head[8:12] in STILL_BRANDS):

@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from retrieval import access, queue
 from retrieval.errors import LeaseLost, Reason, ServicesUnavailable
-from retrieval.models import Image, Stage, State, Work
+from retrieval.models import Image, Report, Stage, State, Work
 
 log = logging.getLogger("cloister.outbox")
 
@@ -40,6 +40,15 @@ def add(image: Image, stage: Stage) -> None:
         image=image, collection_id=image.collection_id, stage=stage, nudged_at=timezone.now()
     )
     transaction.on_commit(partial(_nudge, work))
+
+
+def add_anew(image: Image, stage: Stage) -> None:
+    """As `add`, where the same may be due or under way already: what that finds is void."""
+    begun = Work.objects.filter(image=image, stage=stage)
+    if not begun.update(
+        attempts=0, fencing_token=F("fencing_token") + 1, lease_until=None, nudged_at=None
+    ):
+        add(image, stage)
 
 
 def _nudge(work: Work) -> None:
@@ -172,6 +181,10 @@ def settling(work: Work) -> Iterator[Image]:
 
 
 def settle(image: Image, state: State, reason: Reason | None = None) -> None:
+    """Note what became of the locked image. Its report is due once the image is found."""
+    becomes_found = state is State.INDEXED and image.state != State.INDEXED
+    if becomes_found and Report.objects.filter(image=image).exists():
+        add_anew(image, Stage.REPORT)
     image.state = state
     image.reason = "" if reason is None else reason
     if state is State.INDEXED:

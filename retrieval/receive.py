@@ -7,9 +7,10 @@ import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hmac import HMAC
 from pathlib import Path, PurePosixPath
@@ -21,11 +22,13 @@ from django.db.models import F
 
 from retrieval import access, audit, keys, media, outbox, storage
 from retrieval.errors import AccessDenied, Reason, Rejected
-from retrieval.models import Collection, Image, ImportBatch, Kind, Purpose, Stage, User
+from retrieval.models import Collection, Image, ImportBatch, Kind, Purpose, Report, Stage, User
 from retrieval.models.grant import Capability
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_NAME_CHARS = 1024
+TEXT_SUFFIX = ".txt"
+"""Of what may be a picture's report, in either case."""
 UNSAFE_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
 """Controls, lone surrogates, line and paragraph ends: they forge lines in a report."""
 TURNING = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -51,10 +54,14 @@ READING_FAILS_WITH = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that may become an image. `open` may raise Rejected or OSError."""
+    """A file that may become an image. `open` may raise Rejected or OSError.
+
+    `report`: the text beside it, see `_Beside`.
+    """
 
     name: str
     open: Callable[[], BinaryIO]
+    report: "Candidate | None" = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,7 @@ def finish_batch(batch: ImportBatch, *, actor: User, purpose: Purpose) -> None:
             batch=batch.pk,
             received=batch.images.filter(video=None).count(),
             refused=batch.refused,
+            reports=Report.objects.filter(batch=batch).count(),
         )
 
 
@@ -240,9 +248,19 @@ def walk(path: Path) -> Iterator[Candidate | Refusal]:
     for folder, subfolders, names in os.walk(path, onerror=closed.append):
         subfolders.sort()
         links = [name for name in subfolders if Path(folder, name).is_symlink()]
+        beside = _Beside(names, partial(_head_of_file, folder))
         for name in sorted(names + links):
             file = Path(folder, name)
-            yield from _file_or_archive(file, os.fsdecode(file.relative_to(path)))
+            shown = os.fsdecode(file.relative_to(path))
+            if name in beside.ambiguous:
+                yield Refusal(_printable(shown), Reason.AMBIGUOUS_REPORT)
+            elif name in beside.report_of:
+                text = Path(folder, beside.report_of[name])
+                report_name = _printable(os.fsdecode(text.relative_to(path)))
+                report = Candidate(report_name, partial(_open_file, text))
+                yield from _file_or_archive(file, shown, report)
+            elif name not in beside.reports:
+                yield from _file_or_archive(file, shown)
     for error in closed:
         name = os.path.relpath(os.fsdecode(error.filename), path)
         yield Refusal(_printable(name), Reason.UNREADABLE_FILE)
@@ -253,7 +271,56 @@ def _printable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _file_or_archive(path: Path, name: str) -> Iterator[Candidate | Refusal]:
+class _Beside:
+    """Which texts are reports: NAME.txt beside exactly one still picture NAME of another ending.
+
+    Beside two, or where there are two texts, nobody can tell which belongs to which. Without any
+    a text is a file like others.
+    """
+
+    def __init__(self, names: Iterable[str], head: Callable[[str], bytes]) -> None:
+        """head: of a file; empty where it is none that may be read."""
+        self.report_of: dict[str, str] = {}
+        self.ambiguous: set[str] = set()
+        by_stem: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            by_stem[os.path.splitext(name)[0]].append(name)
+        for together in by_stem.values():
+            texts = [name for name in together if _is_text(name)]
+            if not texts or len(together) == len(texts):
+                continue
+            pictures = [
+                name for name in together if name not in texts and media.is_still(head(name))
+            ]
+            if len(texts) == len(pictures) == 1 and head(texts[0]):
+                self.report_of[pictures[0]] = texts[0]
+            elif pictures and len(texts) + len(pictures) > 2:  # noqa: PLR2004  a pair
+                self.ambiguous.update(texts)
+        self.reports = set(self.report_of.values())
+
+
+def _is_text(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() == TEXT_SUFFIX
+
+
+def _open_file(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def _head_of_file(folder: str, name: str) -> bytes:
+    path = Path(folder, name)
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return b""
+        with path.open("rb") as file:
+            return file.read(media.HEAD_BYTES)
+    except OSError:
+        return b""
+
+
+def _file_or_archive(
+    path: Path, name: str, report: Candidate | None = None
+) -> Iterator[Candidate | Refusal]:
     name = _printable(name)
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
@@ -267,7 +334,7 @@ def _file_or_archive(path: Path, name: str) -> Iterator[Candidate | Refusal]:
     if is_archive:
         yield from _archive(path, name)
     else:
-        yield Candidate(name, lambda: path.open("rb"))
+        yield Candidate(name, partial(_open_file, path), report)
 
 
 def _archive(path: Path, name: str) -> Iterator[Candidate | Refusal]:
@@ -277,14 +344,22 @@ def _archive(path: Path, name: str) -> Iterator[Candidate | Refusal]:
             if reason := _too_much(members):
                 yield Refusal(name, reason)
                 return
+            by_name = {member.filename: member for member in members}
+            beside = _Beside(by_name, lambda each: _head_of_member(archive, by_name[each]))
             for member in members:
                 full_name = f"{name}/{member.filename}"
                 if _leads_out(member):
                     yield Refusal(full_name, Reason.UNSAFE_NAME)
                 elif member.file_size > MAX_FILE_BYTES or _is_bomb(member):
                     yield Refusal(full_name, Reason.FILE_TOO_LARGE)
-                else:
-                    yield Candidate(full_name, partial(_open_member, archive, member))
+                elif member.filename in beside.ambiguous:
+                    yield Refusal(full_name, Reason.AMBIGUOUS_REPORT)
+                elif member.filename not in beside.reports:
+                    found = Candidate(full_name, partial(_open_member, archive, member))
+                    if text := beside.report_of.get(member.filename):
+                        opened = partial(_open_member, archive, by_name[text])
+                        found = replace(found, report=Candidate(f"{name}/{text}", opened))
+                    yield found
     except READING_FAILS_WITH:
         yield Refusal(name, Reason.ARCHIVE_DAMAGED)
 
@@ -304,6 +379,16 @@ def _leads_out(member: zipfile.ZipInfo) -> bool:
     path = PurePosixPath(member.filename.replace("\\", "/"))
     is_link = stat.S_ISLNK(member.external_attr >> 16)
     return path.is_absolute() or ".." in path.parts or is_link
+
+
+def _head_of_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    if _leads_out(member) or _is_bomb(member):
+        return b""
+    try:
+        with archive.open(member) as file:
+            return file.read(media.HEAD_BYTES)
+    except READING_FAILS_WITH:
+        return b""
 
 
 def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> BinaryIO:

@@ -30,11 +30,16 @@ TAG_BYTES = 16
 
 
 class Form(StrEnum):
-    """What an object holds. Only PREVIEW and THUMBNAIL are ever shown; ORIGINAL only decoded."""
+    """What an object holds. Only PREVIEW and THUMBNAIL are ever shown; ORIGINAL only decoded.
+
+    REPORT_ORIGINAL is the text that came with the picture, REPORT what encoders read of it.
+    """
 
     ORIGINAL = "original"
     PREVIEW = "preview"
     THUMBNAIL = "thumbnail"
+    REPORT_ORIGINAL = "report-original"
+    REPORT = "report"
 
 
 def path_of(image_id: UUID, form: Form) -> Path:

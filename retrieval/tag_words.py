@@ -22,6 +22,7 @@ from retrieval.models import (
     IndexPart,
     Kind,
     Purpose,
+    Reads,
     TagThreshold,
     TagWord,
     User,
@@ -86,7 +87,7 @@ def care() -> int:
     them. As a worker's role; returns how many. An encoder that does not answer waits for the next
     round, and holds up no other."""
     chosen = 0
-    for encoder in EncoderVersion.objects.filter(retired_at__isnull=True):
+    for encoder in EncoderVersion.objects.filter(retired_at__isnull=True, reads=Reads.PICTURES):
         for collection_id in Collection.objects.values_list("pk", flat=True):
             words, rows = _due(collection_id, encoder)
             if not words:

@@ -20,6 +20,7 @@ from retrieval.models import (
     Collection,
     EncoderVersion,
     PrivacyProfile,
+    Reads,
     ReviewBox,
     Source,
     Stage,
@@ -200,7 +201,8 @@ def encode(works: Sequence[Work]) -> None:
                 _store(image, each, rows, live)
                 outbox.settle(image, State.INDEXED)
             indexed.append(each)
-    for shadow in EncoderVersion.objects.filter(live=False, retired_at__isnull=True):
+    shadows = EncoderVersion.objects.filter(reads=Reads.PICTURES, live=False, retired_at=None)
+    for shadow in shadows:
         try:
             _fill(shadow, indexed)
         except Exception:
@@ -270,7 +272,7 @@ def warm_up() -> None:
     from workers.encode.device import share_cores  # noqa: PLC0415
 
     share_cores()
-    if not EncoderVersion.objects.filter(live=True).exists():
+    if not EncoderVersion.objects.filter(live=True, reads=Reads.PICTURES).exists():
         embedded = load(EMBEDDED)
         index.register_encoder(
             name=embedded.name,

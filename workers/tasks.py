@@ -7,7 +7,7 @@ from retrieval import look, outbox, queue
 from retrieval.errors import AccessDenied
 from retrieval.models import Stage, Work
 from retrieval.queue import app
-from workers import originals, query, stages
+from workers import originals, query, reports, stages
 
 log = logging.getLogger("cloister.tasks")
 
@@ -30,6 +30,11 @@ def encode(work_id: int) -> None:
     works = outbox.claim_together(work_id, most=under_way_together())
     with outbox.attempting(*works), outbox.keeping(*works):
         stages.encode(works)
+
+
+@app.task(name=Stage.REPORT.value)
+def read_report(work_id: int) -> None:
+    _run(work_id, reports.read)
 
 
 @app.task(name=queue.ENCODE_QUERY)

@@ -8,9 +8,19 @@ from retrieval.models import EncoderVersion
 class EncoderVersionAdmin(ReadOnlyAdmin):
     """Which models there are. They come, go live and retire by the `encoder` command."""
 
-    list_display = ["name", "live", "dimensions", "licence", "privacy", "short_digest", "added_at"]
+    list_display = [
+        "name",
+        "reads",
+        "live",
+        "dimensions",
+        "licence",
+        "privacy",
+        "short_digest",
+        "added_at",
+    ]
     fields = [
         "name",
+        "reads",
         "live",
         "digest",
         "dimensions",

@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 
 from appliance.api.auth import ApiRequest, Token
 from appliance.api.problems import problem
-from retrieval import access, idempotent, receive, storage, uploads
+from retrieval import access, idempotent, receive, reports, storage, uploads
 from retrieval.errors import AccessDenied, Reason, Rejected
 from retrieval.models import Collection, Image, ImportBatch, Scope, State, Upload
 from retrieval.models.grant import Capability
@@ -146,18 +146,22 @@ def finish_import(request: ApiRequest, job: UUID) -> ImportOut:
     openapi_extra=IDEMPOTENT,
 )
 def send_image(
-    request: ApiRequest, collection: int, file: File[UploadedFile]
+    request: ApiRequest,
+    collection: int,
+    file: File[UploadedFile],
+    report: File[UploadedFile | None] = None,
 ) -> HttpResponse | dict[str, Any]:
-    """Hand in one file: an import of its own."""
+    """Hand in one file: an import of its own. `report`: the text that belongs to the picture,
+    UTF-8 of up to 64 KiB; the answer tells of it as the second file."""
     into = _permitted(request, collection)
 
     def work() -> dict[str, Any]:
         batch = _start(request, into)
-        told = list(_taken_in(request, batch, [file]))
+        told = list(_taken_in(request, batch, [file], report=report))
         receive.finish_batch(batch, actor=request.auth, purpose=request.purpose)
         return {"job": str(batch.pk), "files": told}
 
-    return _once(request, f"{collection} {_digest([file])}", work)
+    return _once(request, f"{collection} {_digest([file, *([report] if report else [])])}", work)
 
 
 @router.post(
@@ -265,9 +269,14 @@ def _start(request: ApiRequest, into: Collection) -> ImportBatch:
 
 
 def _taken_in(
-    request: ApiRequest, batch: Any, files: list[UploadedFile]
+    request: ApiRequest,
+    batch: ImportBatch,
+    files: list[UploadedFile],
+    *,
+    report: UploadedFile | None = None,
 ) -> Iterator[dict[str, Any]]:
-    refused = 0
+    """`report`: of the only file."""
+    refused, image = 0, None
     for index, file in enumerate(files):
         candidate = Candidate(file.name or "", _opened(file))
         try:
@@ -279,6 +288,15 @@ def _taken_in(
             yield _told(index, None, rejected.reason, duplicate=False)
         else:
             yield _told(index, image, None, duplicate=not is_new)
+    if report is not None:
+        text = Candidate(report.name or "", _opened(report))
+        try:
+            is_new = reports.attach(image, text, batch, actor=request.auth, purpose=request.purpose)
+        except Rejected as rejected:
+            refused += 1
+            yield _told(len(files), None, rejected.reason, duplicate=False)
+        else:
+            yield _told(len(files), image, None, duplicate=not is_new)
     if refused:
         receive.count_refused(batch, refused, actor=request.auth, purpose=request.purpose)
 

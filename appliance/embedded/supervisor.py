@@ -92,7 +92,7 @@ QUERY_WORKERS = (_worker("query", "query"),)
 # Of two queues a worker takes in turns: who reviews never waits for a long import.
 INGEST_WORKERS = (
     *(_worker(f"deidentify-{number + 1}", "deidentify,cover") for number in range(_here())),
-    _worker("encode", "encode"),
+    _worker("encode", "encode,report"),
     Program("reconcile", (sys.executable, "manage.py", "reconcile")),
     Program("maintain", (sys.executable, "manage.py", "maintain")),
 )

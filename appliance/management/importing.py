@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from appliance.embedded.supervisor import Appliance
 from appliance.management.console import progress_console
-from retrieval import access, audit, frames, receive
+from retrieval import access, audit, frames, receive, reports
 from retrieval.errors import Reason, Rejected
-from retrieval.models import Collection, Image, ImportBatch, Kind, Purpose, State, User
+from retrieval.models import Collection, Image, ImportBatch, Kind, Purpose, Report, State, User
 from retrieval.models.image import SETTLED
 
 POLL_S = 0.3
@@ -37,13 +37,14 @@ def import_files(
     `own`: the appliance that this command started for itself and keeps alive while it waits.
 
     Every file is in exactly one of indexed, review, rejected and pending; a video is one file,
-    and what became of it is what became of its frames (retrieval.frames.OUTCOME).
+    and what became of it is what became of its frames (retrieval.frames.OUTCOME). A text that is
+    a picture's report is no file of these, unless it is rejected: those taken are `reports`.
     """
     started = time.monotonic()
     batch = receive.start_batch(collection, actor=actor, purpose=purpose)
     refused: list[tuple[str, Reason]] = []
     names: dict[UUID, list[str]] = {}
-    duplicates = 0
+    duplicates = with_report = 0
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -56,6 +57,7 @@ def import_files(
             if isinstance(item, receive.Refusal):
                 refused.append((item.name, item.reason))
             else:
+                image = None
                 try:
                     image, is_new = receive.receive(
                         item, batch, actor=actor, purpose=purpose, tags=tags
@@ -65,6 +67,10 @@ def import_files(
                 else:
                     names.setdefault(image.pk, []).append(item.name)
                     duplicates += not is_new
+                if item.report is not None:
+                    reason = _attach(image, item.report, batch, actor=actor, purpose=purpose)
+                    refused += [] if reason is None else [(item.report.name, reason)]
+                    with_report += reason is None
             progress.advance(receiving)
         progress.update(receiving, total=progress.tasks[receiving].completed)
         close_batch(batch, len(refused), len(tags), actor=actor, purpose=purpose)
@@ -92,10 +98,27 @@ def import_files(
         "rejected": rejected_files,
         "pending": files[State.RECEIVED] + files[State.DEIDENTIFIED],
         "duplicates": duplicates,
+        "reports": with_report,
         "frames": count_frames(names, actor=actor, purpose=purpose),
         "batch": str(batch.pk),
         "seconds": round(time.monotonic() - started, 2),
     }
+
+
+def _attach(
+    image: Image | None,
+    text: receive.Candidate,
+    batch: ImportBatch,
+    *,
+    actor: User,
+    purpose: Purpose,
+) -> Reason | None:
+    """Why a text is not the picture's report; None where it is."""
+    try:
+        reports.attach(image, text, batch, actor=actor, purpose=purpose)
+    except Rejected as rejected:
+        return rejected.reason
+    return None
 
 
 def close_batch(
@@ -112,6 +135,7 @@ def close_batch(
             batch=batch.pk,
             received=frames.files(batch.images.all()).count(),
             refused=refused,
+            reports=Report.objects.filter(batch=batch).count(),
             tags=tags,
         )
 

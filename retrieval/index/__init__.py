@@ -20,7 +20,9 @@ from retrieval.index.encoders import (
     encoder_named,
     hold_live,
     live_encoder,
+    live_report_encoder,
     register_encoder,
+    reports_to_read,
     require_in_use,
     require_kept,
     retire,
@@ -32,7 +34,14 @@ from retrieval.index.neighbours import background, nearest
 from retrieval.index.route import FULL_EF_SEARCH, Path, Route, ef_search_of
 from retrieval.index.scan import Neighbour
 from retrieval.index.tagging import set_tag_thresholds
-from retrieval.index.vectors import sample_vectors, store, store_all, vectors_among, vectors_of
+from retrieval.index.vectors import (
+    sample_vectors,
+    store,
+    store_all,
+    store_report,
+    vectors_among,
+    vectors_of,
+)
 
 __all__ = [
     "EVERYTHING",
@@ -49,8 +58,10 @@ __all__ = [
     "encoder_named",
     "hold_live",
     "live_encoder",
+    "live_report_encoder",
     "nearest",
     "register_encoder",
+    "reports_to_read",
     "require_in_use",
     "require_kept",
     "retire",
@@ -58,6 +69,7 @@ __all__ = [
     "set_tag_thresholds",
     "store",
     "store_all",
+    "store_report",
     "switch",
     "to_fill",
     "vectors_among",

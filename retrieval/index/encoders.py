@@ -2,15 +2,25 @@
 
 import time
 from datetime import datetime, timedelta
+from typing import Final
 
 from django.db import connection, transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from retrieval import access, audit, certificates
 from retrieval.errors import EncoderUnavailable, ModelRefused
 from retrieval.index.vectors import WHOLE_IMAGE
-from retrieval.models import Collection, Embedding, EncoderVersion, Image, Kind, State, TagThreshold
+from retrieval.models import (
+    Collection,
+    Embedding,
+    EncoderVersion,
+    Image,
+    Kind,
+    Reads,
+    State,
+    TagThreshold,
+)
 
 MAX_DIMENSIONS = 4000
 """Of a halfvec that an HNSW index takes."""
@@ -30,8 +40,9 @@ def register_encoder(
     base: EncoderVersion | None = None,
     epsilon: float | None = None,
     delta: float | None = None,
+    reads: Reads = Reads.PICTURES,
 ) -> EncoderVersion:
-    """The row of an encoder; the first one ever goes live. Running twice leaves one row.
+    """The row of an encoder; the first one ever of its kind goes live. Twice leaves one row.
 
     `base`, `epsilon` and `delta` are those of one that was trained on images here: it goes live
     by `switch` only. Raises ModelRefused where the name is taken by other weights: their vectors
@@ -50,8 +61,9 @@ def register_encoder(
             "base": base,
             "epsilon": epsilon,
             "delta": delta,
+            "reads": reads,
             "live": not learned_from_images
-            and not EncoderVersion.objects.filter(live=True).exists(),
+            and not EncoderVersion.objects.filter(live=True, reads=reads).exists(),
         },
     )
     privacy = (version.base_id, version.epsilon, version.delta)
@@ -65,11 +77,20 @@ def register_encoder(
 
 
 def live_encoder() -> EncoderVersion:
-    """The encoder whose vectors answer queries. Raises EncoderUnavailable before there is one."""
+    """The encoder whose pictures' vectors answer queries. Raises EncoderUnavailable before there
+    is one."""
     # Raw: composed anew it would cost each search more than the asking.
-    for version in EncoderVersion.objects.raw("SELECT * FROM retrieval_encoderversion WHERE live"):
+    for version in EncoderVersion.objects.raw(_LIVE, [Reads.PICTURES]):
         return version
     raise EncoderUnavailable("no encoder is live yet")
+
+
+def live_report_encoder() -> EncoderVersion | None:
+    """The one whose vectors of reports answer queries; None before the first report was read."""
+    return next(iter(EncoderVersion.objects.raw(_LIVE, [Reads.REPORTS])), None)
+
+
+_LIVE: Final = "SELECT * FROM retrieval_encoderversion WHERE live AND reads = %s"
 
 
 def encoder_named(name: str) -> EncoderVersion:
@@ -82,6 +103,8 @@ def encoder_named(name: str) -> EncoderVersion:
 
 def switch(encoder: EncoderVersion) -> None:
     """Let `encoder` answer queries from now on, in one step; the one before can be switched back.
+
+    Of its kind: there is one of pictures and one of reports.
 
     As a worker's role. Raises ModelRefused where an indexed image has no vector of it yet: it
     would silently not be found; where it was retired; and where it was trained on images without
@@ -108,7 +131,7 @@ def _switch_if_complete(encoder: EncoderVersion) -> int:
             for collection_id in access.each_collection()
         ):
             return missing
-        EncoderVersion.objects.filter(live=True).update(live=False)
+        EncoderVersion.objects.filter(live=True, reads=encoder.reads).update(live=False)
         EncoderVersion.objects.filter(pk=encoder.pk).update(live=True)
         # Without an actor: a worker's role does not read the table of users.
         audit.record_in_transaction(
@@ -191,8 +214,7 @@ def coverage(encoder: EncoderVersion) -> float:
     """The share of all indexed images that `encoder` has seen; 1 where there are none."""
     with transaction.atomic(durable=True):
         indexed = sum(
-            Image.objects.filter(collection_id=collection_id, state=State.INDEXED).count()
-            for collection_id in access.each_collection()
+            _read_by(encoder, collection_id).count() for collection_id in access.each_collection()
         )
     return 1 - count_without_vector(encoder) / indexed if indexed else 1.0
 
@@ -202,7 +224,23 @@ def without_vector(encoder: EncoderVersion, collection_id: int) -> QuerySet[Imag
     seen = Embedding.objects.filter(
         collection_id=collection_id, image_id=OuterRef("pk"), encoder_id=encoder.pk
     )
-    return Image.objects.filter(~Exists(seen), state=State.INDEXED, collection_id=collection_id)
+    return _read_by(encoder, collection_id).filter(~Exists(seen))
+
+
+def _read_by(encoder: EncoderVersion, collection_id: int) -> QuerySet[Image]:
+    """What it has to see: the indexed images, or those of them with a report that says anything."""
+    indexed = Image.objects.filter(state=State.INDEXED, collection_id=collection_id)
+    return indexed.filter(report__passages__gt=0) if encoder.reads == Reads.REPORTS else indexed
+
+
+def reports_to_read(
+    encoder: EncoderVersion, collection_id: int, *, rules_digest: str
+) -> QuerySet[Image]:
+    """Indexed images whose reports `encoder` has not read, or were cleaned by other rules than
+    these, inside `access.processing`."""
+    unread = Q(pk__in=without_vector(encoder, collection_id).values("pk"))
+    with_report = Image.objects.filter(state=State.INDEXED, report__collection_id=collection_id)
+    return with_report.filter(unread | ~Q(report__rules_digest=rules_digest))
 
 
 def to_fill(encoder: EncoderVersion, collection_id: int, *, parts_from: str) -> QuerySet[Image]:
@@ -221,6 +259,8 @@ def to_fill(encoder: EncoderVersion, collection_id: int, *, parts_from: str) -> 
 def coverage_of_parts(encoder: EncoderVersion, *, parts_from: str) -> float | None:
     """Of the indexed images whose collections find parts, the share that `encoder` has looked
     through for them as `parts_from` says; None where there are none. As a worker's role."""
+    if encoder.reads == Reads.REPORTS:
+        return None
     wanting = set(Collection.objects.filter(finds_parts=True).values_list("pk", flat=True))
     indexed = due = 0
     with transaction.atomic(durable=True):

@@ -56,6 +56,30 @@ def store(
     ).delete()
 
 
+def store_report(image: Image, vectors: np.ndarray, *, encoder: EncoderVersion) -> None:
+    """Write the vectors of a report's passages in the place of those before, as `store` does.
+
+    vectors: (N, dimensions) float32, unit L2 rows, N from 0. Raises as `store`.
+    """
+    if image.state not in (State.DEIDENTIFIED, State.INDEXED):
+        raise NotDeidentified(f"image {image.pk} is {image.state}")
+    if len(vectors):
+        _write(
+            image.collection_id,
+            [image.pk] * len(vectors),
+            vectors,
+            encoder,
+            boxes=[None] * len(vectors),
+            passages=True,
+        )
+    Embedding.objects.filter(
+        collection_id=image.collection_id,
+        image_id=image.pk,
+        encoder_id=encoder.pk,
+        region__gte=len(vectors),
+    ).delete()
+
+
 def store_all(
     collection_id: int, images: Sequence[UUID], vectors: np.ndarray, *, encoder: EncoderVersion
 ) -> None:
@@ -79,8 +103,11 @@ def _write(
     *,
     boxes: Sequence[Region | None],
     parts_from: str = "",
+    passages: bool = False,
 ) -> None:
     """A row for each vector; those of one image stand together, its regions in their order.
+
+    passages: they are all of one image, counted from 0.
 
     Binary parameters, as COPY sends them; row-level security forbids COPY itself."""
     if vectors.shape != (len(images), encoder.dimensions):
@@ -92,6 +119,8 @@ def _write(
     numbers: list[int] = []
     for box in boxes:
         numbers.append(WHOLE_IMAGE if box is None else numbers[-1] + 1)
+    if passages:
+        numbers = list(range(len(boxes)))
     corners = [None if box is None else f"{{{box}}}" for box in boxes]
     with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
         cursor.adapters.register_dumper(_HalfVectors, _HalfVectorsDumper)

@@ -14,11 +14,12 @@ from retrieval.models.budget import (
 )
 from retrieval.models.certificate import Certificate
 from retrieval.models.collection import Collection, PrivacyProfile
-from retrieval.models.embedding import Embedding, EncoderVersion, IndexPart
+from retrieval.models.embedding import Embedding, EncoderVersion, IndexPart, Reads
 from retrieval.models.grant import Grant, Purpose, Role
 from retrieval.models.hold import Hold, HoldReason, holds_on
 from retrieval.models.image import Image, ImportBatch, State, Subject
 from retrieval.models.kept_query import KeptQuery
+from retrieval.models.report import Report
 from retrieval.models.review import BoxKind, RemovalReason, ReviewBox, Source
 from retrieval.models.second_factor import Authenticator, RecoveryCode
 from retrieval.models.session import Session
@@ -54,8 +55,10 @@ __all__ = [
     "Outcome",
     "PrivacyProfile",
     "Purpose",
+    "Reads",
     "RecoveryCode",
     "RemovalReason",
+    "Report",
     "Reservation",
     "ReviewBox",
     "Role",

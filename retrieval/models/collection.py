@@ -149,6 +149,11 @@ class Collection(models.Model):
         " times as long, and the index as much more space. Images that are there already get"
         " theirs, or lose them, by `encoder fill`; `encoder list` tells how many have them.",
     )
+    has_reports = models.BooleanField(
+        default=False,
+        editable=False,
+        help_text="A report came in here once: without any, no search looks for one.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

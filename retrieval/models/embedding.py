@@ -3,10 +3,18 @@ from django.db import models
 from pgvector.django import HalfVectorField
 
 
+class Reads(models.TextChoices):
+    """What an encoder's stored vectors are of. One of each answers queries."""
+
+    PICTURES = "pictures", "Pictures"
+    REPORTS = "reports", "Reports"
+
+
 class EncoderVersion(models.Model):
     """A model is a row: what it is made of, and whether it answers queries."""
 
     name = models.CharField(max_length=100, unique=True)
+    reads = models.CharField(max_length=8, choices=Reads.choices, default=Reads.PICTURES)
     digest = models.CharField(max_length=64, help_text="SHA-256 over all weights, hex.")
     dimensions = models.PositiveIntegerField()
     licence = models.CharField(max_length=200)
@@ -31,7 +39,7 @@ class EncoderVersion(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["live"], condition=models.Q(live=True), name="one_live_encoder"
+                fields=["reads"], condition=models.Q(live=True), name="one_live_encoder_of_each"
             )
         ]
 
@@ -55,7 +63,9 @@ class Embedding(models.Model):
     collection = models.ForeignKey("retrieval.Collection", on_delete=models.DO_NOTHING)
     image = models.ForeignKey("retrieval.Image", on_delete=models.DO_NOTHING)
     encoder = models.ForeignKey(EncoderVersion, on_delete=models.DO_NOTHING)
-    region = models.PositiveSmallIntegerField(default=0, help_text="0 is the whole image.")
+    region = models.PositiveSmallIntegerField(
+        default=0, help_text="0 is the whole image; of a report, which passage."
+    )
     box = ArrayField(
         models.IntegerField(),
         null=True,

@@ -7,6 +7,7 @@ class Stage(models.TextChoices):
     DEIDENTIFY = "deidentify", "De-identify"
     COVER = "cover", "Cover as reviewed"
     ENCODE = "encode", "Encode"
+    REPORT = "report", "Clean and encode its report"
 
 
 class Work(models.Model):

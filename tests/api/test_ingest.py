@@ -98,6 +98,7 @@ def test_files_that_are_handed_in_are_stored_sealed_and_their_work_is_due(
         "batch": job,
         "received": 1,
         "refused": 1,
+        "reports": 0,
         "token": log(Kind.IMPORT_STARTED)[-1]["token"],
     }
 
@@ -110,6 +111,24 @@ def test_a_single_file_is_an_import_of_its_own(program: Client, collection: Coll
     assert (progress["received"], progress["pending"], progress["done"]) == (1, 1, False)
     status = program.get(f"/api/v1/images/{told['files'][0]['image']}").json()
     assert status["state"] == "received"
+
+
+def test_a_file_brings_its_report_which_is_told_of_as_a_second_file(
+    program: Client, collection: Collection, log: Log
+) -> None:
+    def sent(picture: bytes, report: bytes) -> list[tuple[str, bool, str | None]]:
+        form = {
+            "file": SimpleUploadedFile("x.png", picture),
+            "report": SimpleUploadedFile("x.txt", report),
+        }
+        told = program.post(f"/api/v1/collections/{collection.pk}/images", form).json()["files"]
+        return [(each["state"], each["duplicate"], each["reason"]) for each in told]
+
+    assert sent(png(), b"no fracture") == [("received", False, None)] * 2
+    assert log(Kind.IMPORT_FINISHED)[-1]["reports"] == 1
+    assert sent(png(), b"no fracture") == [("received", True, None)] * 2
+    assert sent(png(), b"\xff")[1] == ("rejected", False, "not_a_text")
+    assert sent(b"no picture", b"no fracture")[1] == ("rejected", False, "report_without_picture")
 
 
 def test_a_file_that_the_collection_has_is_no_second_image(

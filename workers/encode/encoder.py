@@ -49,7 +49,8 @@ class Encoder(Protocol):
     def preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:
         """Return the batch `encode_images` expects: (N, 3, side, side) uint8 on the CPU.
 
-        Holds no model state: loader threads may call it while the device encodes.
+        Holds no model state: loader threads may call it while the device encodes. Raises
+        NoImageTower if the encoder reads words only; then its `side` is 0.
         """
 
     def encode_images(self, batch: torch.Tensor) -> Vectors:

@@ -10,7 +10,8 @@ from workers.encode.encoder import Encoder
 
 EMBEDDED = "cloister-embedded"
 CLASSIC = "cloister-classic"
-SHIPPED = (EMBEDDED, CLASSIC)
+REPORTS = "cloister-reports"
+SHIPPED = (EMBEDDED, CLASSIC, REPORTS)
 
 _loaded: dict[tuple[str, str | None, str | None], Encoder] = {}
 _loading = threading.RLock()  # a private head loads its base
@@ -54,6 +55,10 @@ def _shipped(name: str) -> Encoder:
         from workers.encode.classic import ClassicEncoder  # noqa: PLC0415
 
         return ClassicEncoder()
+    if name == REPORTS:
+        from workers.encode.reports import ReportEncoder  # noqa: PLC0415
+
+        return ReportEncoder()
     from workers.encode.embedded import EmbeddedEncoder  # noqa: PLC0415
 
     return EmbeddedEncoder()

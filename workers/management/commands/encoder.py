@@ -9,10 +9,11 @@ from rich.console import Console
 
 from retrieval import access, audit, index, keys, outbox, upkeep
 from retrieval.errors import CertificateRefused, CloisterError, ModelRefused, NoTextTower
-from retrieval.models import Certificate, Collection, EncoderVersion, Kind, Stage, Work
+from retrieval.models import Certificate, Collection, EncoderVersion, Kind, Reads, Stage, Work
+from workers.deidentify.report import rules_digest
 from workers.encode import regions
 from workers.encode.encoder import Encoder
-from workers.encode.registry import SHIPPED, is_private_head, load
+from workers.encode.registry import REPORTS, SHIPPED, is_private_head, load
 
 PRECISIONS = ("bf16", "int8")
 
@@ -90,6 +91,7 @@ class Command(BaseCommand):
             dimensions=encoder.dimensions,
             licence=encoder.licence,
             source=source,
+            reads=Reads.REPORTS if name == REPORTS else Reads.PICTURES,
         )
         record(version, "imported")
         if not reads_words(encoder):
@@ -102,6 +104,8 @@ class Command(BaseCommand):
         from workers.encode.device import best_device  # noqa: PLC0415
 
         index.require_in_use(version)
+        if version.reads == Reads.REPORTS:
+            raise ModelRefused("only what reads pictures is made cheaper")
         if version.learned_from_images:
             raise ModelRefused("what learned from images is certified as it is")
         if name in SHIPPED or EncoderVersion.objects.filter(name=name).exists():
@@ -128,12 +132,18 @@ class Command(BaseCommand):
         index.require_in_use(version)
         due = 0
         chosen = regions.how_chosen(regions.object_detectors())
+        stage = Stage.REPORT if version.reads == Reads.REPORTS else Stage.ENCODE
         for collection in Collection.objects.all():
             parts_from = chosen if collection.finds_parts else ""
             with access.processing(collection.pk):
-                for image in index.to_fill(version, collection.pk, parts_from=parts_from):
-                    if not Work.objects.filter(image=image, stage=Stage.ENCODE).exists():
-                        outbox.add(image, Stage.ENCODE)
+                images = (
+                    index.reports_to_read(version, collection.pk, rules_digest=rules_digest())
+                    if stage is Stage.REPORT
+                    else index.to_fill(version, collection.pk, parts_from=parts_from)
+                )
+                for image in images:
+                    if not Work.objects.filter(image=image, stage=stage).exists():
+                        outbox.add(image, stage)
                         due += 1
         record(version, "filling")
         self.stdout.write(f"{due} images to encode")

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from retrieval import access, index, keys
 from retrieval.audit.checkpoint import read_public_key
 from retrieval.errors import CertificateRefused, CloisterError
-from retrieval.models import Collection, EncoderVersion
+from retrieval.models import Collection, EncoderVersion, Reads
 
 HELD_OUT_SHARE = 0.2
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -214,6 +214,8 @@ def _find_base(name: str | None) -> EncoderVersion:
         found = EncoderVersion.objects.get(name=name)
     except EncoderVersion.DoesNotExist as error:
         raise CommandError(f"no encoder named {name!r}") from error
+    if found.reads != Reads.PICTURES:
+        raise CommandError(f"encoder {found.pk} reads no pictures")
     if found.learned_from_images:
         raise CommandError(f"encoder {found.pk} was trained here itself: name the one it rests on")
     return found
