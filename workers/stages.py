@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import cast
 
@@ -48,6 +50,8 @@ from workers.previews import Shown
 
 log = logging.getLogger("cloister.stages")
 
+_collection = attrgetter("collection_id")
+
 
 def deidentify(work: Work) -> None:
     """Decode, cover and look again; then the image is due to be encoded, in review, or rejected.
@@ -55,11 +59,8 @@ def deidentify(work: Work) -> None:
     What a reviewer drew in an earlier start is covered as well, and her review goes on.
     A received video is split instead: its frames are images, and go through here one by one.
     """
-    with access.processing(work.collection_id):
-        image = StoredImage.objects.select_related("video").get(pk=work.image_id)
-        profile = Collection.objects.select_related("profile").get(pk=work.collection_id).profile
-        drawn = _drawn_in(image)
-        was_in_review = ReviewBox.objects.filter(image=image).exists()
+    image, profile, boxes = _looked_up(work)
+    drawn = [box for box in boxes if box.source == Source.REVIEWER and not box.removed_reason]
     try:
         if videos.is_whole_video(image):
             moments = videos.moments(image)
@@ -79,7 +80,7 @@ def deidentify(work: Work) -> None:
         return
     pixels = cover_reviewed(covered.pixels, drawn, _rules(profile))
     # Boxes once shown to a reviewer are a reviewer's to release: not a gentler profile's.
-    reason = covered.reason or (Reason.REVIEW_UNFINISHED if was_in_review else None)
+    reason = covered.reason or (Reason.REVIEW_UNFINISHED if boxes else None)
     with outbox.settling(work) as image:
         if image.video_id is not None:
             storage.write_bytes(image, Form.ORIGINAL, original)
@@ -100,14 +101,8 @@ def cover(work: Work) -> None:
 
     What a last look at the result still sees is shown to the reviewer, who decides.
     """
-    with access.processing(work.collection_id):
-        image = StoredImage.objects.get(pk=work.image_id)
-        profile = Collection.objects.select_related("profile").get(pk=work.collection_id).profile
-        boxes = list(
-            ReviewBox.objects.filter(image=image, removed_reason="").exclude(
-                source=Source.LAST_LOOK
-            )
-        )
+    image, profile, seen = _looked_up(work)
+    boxes = [box for box in seen if box.source != Source.LAST_LOOK and not box.removed_reason]
     if not _is_reviewable(image):
         with outbox.settling(work):
             return
@@ -132,8 +127,12 @@ def _is_reviewable(image: StoredImage) -> bool:
     return image.state == State.REVIEW and is_known
 
 
-def _drawn_in(image: StoredImage) -> list[ReviewBox]:
-    return list(ReviewBox.objects.filter(image=image, source=Source.REVIEWER, removed_reason=""))
+def _looked_up(work: Work) -> tuple[StoredImage, PrivacyProfile, list[ReviewBox]]:
+    """The image, its collection's rules, and every box of its review, those taken off too."""
+    with access.processing(work.collection_id):
+        images = StoredImage.objects.select_related("video", "collection__profile")
+        image = images.get(pk=work.image_id)
+        return image, image.collection.profile, list(ReviewBox.objects.filter(image=image))
 
 
 def _store_render(image: StoredImage, pixels: Pixels, covered: Boxes) -> None:
@@ -189,9 +188,11 @@ def encode(works: Sequence[Work]) -> None:
         return
     live = index.live_encoder()
     due: list[_Due] = []
-    for work in works:
-        with outbox.attempting(work):
-            due.append(_due(work))
+    # A collection's together: each look into one is a transaction of its own.
+    for collection_id, those in groupby(sorted(works, key=_collection), key=_collection):
+        together = list(those)
+        with outbox.attempting(*together):
+            due += _due(collection_id, together)
     indexed = []
     for each, vectors in zip(due, _vectors(encoder_of(live), due), strict=True):
         with outbox.attempting(each.work):
@@ -218,14 +219,18 @@ class _Due:
     parts_from: str
 
 
-def _due(work: Work) -> _Due:
-    with access.processing(work.collection_id):
-        image = StoredImage.objects.get(pk=work.image_id)
-        finds_parts = Collection.objects.get(pk=work.collection_id).finds_parts
-    if not finds_parts:
-        return _Due(work, Shown(image, None), "")
-    detectors = regions.object_detectors()
-    return _Due(work, Shown(image, detectors), regions.how_chosen(detectors))
+def _due(collection_id: int, works: Sequence[Work]) -> list[_Due]:
+    """What of `works` is to be encoded: their rows went with images that were erased meanwhile."""
+    with access.processing(collection_id):
+        finds_parts = Collection.objects.get(pk=collection_id).finds_parts
+        images = StoredImage.objects.in_bulk([work.image_id for work in works])
+    detectors = regions.object_detectors() if finds_parts else None
+    chosen = "" if detectors is None else regions.how_chosen(detectors)
+    return [
+        _Due(work, Shown(images[work.image_id], detectors), chosen)
+        for work in works
+        if work.image_id in images
+    ]
 
 
 def _vectors(encoder: Encoder, due: Sequence[_Due]) -> Iterator[Vectors | Exception]:

@@ -17,9 +17,9 @@ from retrieval.models import Collection, Image, ImportBatch, Kind, Purpose, Repo
 from retrieval.models.image import SETTLED
 
 POLL_S = 0.3
-ASKED_TOGETHER = 200
-"""Images are settled about in their order. To ask for all of thousands each time would take a good
-part of a core from the workers."""
+ASKED_TOGETHER = 20
+"""Images are settled about in their order: until the first ones are, nothing else has to be asked.
+Each question takes its time from the workers."""
 
 
 def import_files(
@@ -77,11 +77,14 @@ def import_files(
         if wait:
             working = progress.add_task("de-identifying and encoding", total=len(names))
             under_way = list(names)
-            while under_way := still_under_way(under_way, actor=actor, purpose=purpose):
+            while under_way:
+                asked = under_way[:ASKED_TOGETHER]
+                under_way = still_under_way(under_way, actor=actor, purpose=purpose)
                 progress.update(working, completed=len(names) - len(under_way))
                 if own is not None:
                     own.revive()
-                time.sleep(POLL_S)
+                if under_way and under_way[0] in asked:  # those come first
+                    time.sleep(POLL_S)
             progress.update(working, completed=len(names))
     images = states(names, actor=actor, purpose=purpose)
     files = Counter[str]()

@@ -1,45 +1,59 @@
-"""How fast one stage of an import is where a process on each core does nothing else.
+"""How fast one stage of an import is where nothing else runs, with the processes, threads and
+functions that do it in an import.
 
 Nothing here imports a model of Django's: the measuring processes import this before they set it up.
 """
 
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any, Final, Literal
 
 import django
-import torch
+
+from workers import cores
+from workers.benchmark.processor_time import seconds_by_program, since
 
 Stage = Literal["decode", "de-identify", "encode"]
 STAGES: Final[tuple[Stage, ...]] = ("decode", "de-identify", "encode")
-ALONE: Final = 32
-"""So many pictures tell the rate of one process."""
+A_CORE: Final = 32
+"""So many pictures for each core tell its rate."""
 
 
-def images_per_s(pictures: Sequence[Path]) -> dict[str, float]:
-    """Each stage's rate, by one process on each core that does this and nothing else."""
-    cores = len(os.sched_getaffinity(0))
+@dataclass(frozen=True)
+class Rate:
+    """images_per_s: of all processes together. processor_s: of one image, on any core."""
+
+    images_per_s: float
+    processor_s: float
+
+
+def rates(pictures: Sequence[Path]) -> dict[str, Rate]:
+    """Each stage's rate: a process on each core de-identifies and decodes, one for all encodes."""
+    every = max(1, len(pictures) // (A_CORE * cores.there()))
+    some = [str(path) for path in pictures[::every][: A_CORE * cores.there()]]
+    return {
+        stage: _rate(stage, some, 1 if stage == "encode" else min(cores.there(), len(some)))
+        for stage in STAGES
+    }
+
+
+def _rate(stage: Stage, pictures: Sequence[str], processes: int) -> Rate:
     spawn = multiprocessing.get_context("spawn")
-    shares = [[str(p) for p in islice(pictures, at, ALONE * cores, cores)] for at in range(cores)]
-    shares = [share for share in shares if share]
+    shares = [pictures[at::processes] for at in range(processes)]
     with ProcessPoolExecutor(
-        len(shares), spawn, initializer=_begin, initargs=(spawn.Barrier(len(shares)),)
+        processes, spawn, initializer=_begin, initargs=(spawn.Barrier(processes),)
     ) as pool:
-        return {
-            stage: sum(
-                len(share) / seconds
-                for share, seconds in zip(
-                    shares, pool.map(_measure, [stage] * len(shares), shares), strict=True
-                )
-            )
-            for stage in STAGES
-        }
+        measured = list(pool.map(_measure, [stage] * processes, shares))
+    return Rate(
+        sum(len(share) / wall_s for share, (wall_s, _) in zip(shares, measured, strict=True)),
+        sum(processor_s for _, processor_s in measured) / len(pictures),
+    )
 
 
 _all_ready: Barrier
@@ -48,12 +62,13 @@ _all_ready: Barrier
 def _begin(barrier: Barrier) -> None:
     global _all_ready  # noqa: PLW0603  the pool's way to hand over what is no argument
     _all_ready = barrier
+    cores.take_one()
     django.setup()
-    torch.set_num_threads(1)
 
 
-def _measure(stage: Stage, paths: Sequence[str]) -> float:
-    """Seconds for these pictures, begun with the other processes when all is loaded."""
+def _measure(stage: Stage, paths: Sequence[str]) -> tuple[float, float]:
+    """Wall and processor seconds for these pictures, begun with the other processes when all is
+    loaded."""
     try:
         do, inputs = _work(stage, [Path(path).read_bytes() for path in paths])
         do(inputs[:1])
@@ -62,9 +77,9 @@ def _measure(stage: Stage, paths: Sequence[str]) -> float:
         raise
     # Each process takes one share: it waits here until the others have taken theirs.
     _all_ready.wait()
-    started = time.perf_counter()
+    started, before = time.perf_counter(), seconds_by_program()
     do(inputs)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, sum(since(before).values())
 
 
 def _work(stage: Stage, files: list[bytes]) -> tuple[Callable[[list[Any]], object], list[Any]]:
@@ -72,7 +87,8 @@ def _work(stage: Stage, files: list[bytes]) -> tuple[Callable[[list[Any]], objec
     from workers.decode.sandbox import decode  # noqa: PLC0415
     from workers.deidentify import derivative  # noqa: PLC0415
     from workers.deidentify.verdict import PROFILES, deidentify, detectors_for  # noqa: PLC0415
-    from workers.encode.encoder import encode_all  # noqa: PLC0415
+    from workers.encode.batches import vectors_of  # noqa: PLC0415
+    from workers.encode.device import share_cores  # noqa: PLC0415
     from workers.encode.registry import EMBEDDED, load  # noqa: PLC0415
     from workers.perceptual_hash import perceptual_hash  # noqa: PLC0415
 
@@ -80,8 +96,15 @@ def _work(stage: Stage, files: list[bytes]) -> tuple[Callable[[list[Any]], objec
         return lambda contents: [decode(each) for each in contents], files
     decoded = [decode(each) for each in files]
     if stage == "encode":
+        share_cores()
         encoder = load(EMBEDDED)
-        return lambda pixels: encode_all(encoder, pixels), [each.pixels for each in decoded]
+
+        def encode(pictures: list[Any]) -> None:
+            for found in vectors_of(encoder, [partial(list, [each]) for each in pictures]):
+                if isinstance(found, Exception):
+                    raise found
+
+        return encode, [each.pixels for each in decoded]
     rules = PROFILES["photographs"]
 
     def cover(pictures: list[Any]) -> None:
