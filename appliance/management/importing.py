@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -76,16 +76,10 @@ def import_files(
         close_batch(batch, len(refused), len(tags), actor=actor, purpose=purpose)
         if wait:
             working = progress.add_task("de-identifying and encoding", total=len(names))
-            under_way = list(names)
-            while under_way:
-                asked = under_way[:ASKED_TOGETHER]
-                under_way = still_under_way(under_way, actor=actor, purpose=purpose)
-                progress.update(working, completed=len(names) - len(under_way))
+            for left in waiting_for(list(names), actor=actor, purpose=purpose):
+                progress.update(working, completed=len(names) - left)
                 if own is not None:
                     own.revive()
-                if under_way and under_way[0] in asked:  # those come first
-                    time.sleep(POLL_S)
-            progress.update(working, completed=len(names))
     images = states(names, actor=actor, purpose=purpose)
     files = Counter[str]()
     rejected_files = [{"file": name, "reason": reason.value} for name, reason in refused]
@@ -141,6 +135,16 @@ def close_batch(
             reports=Report.objects.filter(batch=batch).count(),
             tags=tags,
         )
+
+
+def waiting_for(under_way: list[UUID], *, actor: User, purpose: Purpose) -> Iterator[int]:
+    """Yield again and again how many images are not yet settled, until none is left."""
+    while under_way:
+        asked = under_way[:ASKED_TOGETHER]
+        under_way = still_under_way(under_way, actor=actor, purpose=purpose)
+        yield len(under_way)
+        if under_way and under_way[0] in asked:  # what is waited for stays in front
+            time.sleep(POLL_S)
 
 
 def still_under_way(image_ids: list[UUID], *, actor: User, purpose: Purpose) -> list[UUID]:

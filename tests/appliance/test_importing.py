@@ -27,3 +27,14 @@ def test_what_is_settled_or_gone_is_not_waited_for_and_few_are_asked_about(
     assert importing.still_under_way(left, actor=operator(), purpose=Purpose.ADMINISTRATION) == [
         waiting
     ]
+
+
+def test_what_is_settled_is_not_slept_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "ASKED_TOGETHER", 1)
+    monkeypatch.setattr(importing, "POLL_S", None)  # no sleep takes this
+    mine = make_collection()
+    settled = [make_image(mine, state=State.INDEXED).pk for _ in range(3)]
+
+    left = importing.waiting_for(settled, actor=operator(), purpose=Purpose.ADMINISTRATION)
+
+    assert list(left) == [2, 1, 0]
