@@ -234,7 +234,7 @@ def open_collection(
     purposes: Sequence[str] | None = None,
     minimum_cohort: int = 0,
     keep_queries_days: int | None = None,
-    finds_parts: bool = False,
+    finds_parts: bool = True,
 ) -> Collection:
     """Make a collection, with grants for who made it (owner) and for the command line (curator).
 

@@ -10,6 +10,7 @@ Radovanović et al. 2010, "Hubs in Space"). Measured in docs/benchmarks.md.
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
+from uuid import UUID
 
 import numpy as np
 
@@ -26,7 +27,7 @@ FEWEST: Final = 30
 
 
 def stands_out(
-    nearest: index.Neighbour,
+    nearest: UUID,
     vector: np.ndarray,
     words: Sequence[np.ndarray],
     *,
@@ -35,14 +36,16 @@ def stands_out(
 ) -> bool | None:
     """Whether the image that is nearest to `vector` is an answer, inside `access.acting_as`.
 
-    What stands out or not is the part of it that is nearest. words: those of `other_words`, or
-    none where the query is more than words. None where there is too little to tell.
+    Of images with parts, its nearest row is held against the nearest row of each of the others,
+    and against the row of its own that is nearest to other words: the best of five is better than
+    one by chance. words: those of `other_words`, or none where the query is more than words. None
+    where there is too little to tell.
     """
-    seen, among_images = index.background(vector, beside=nearest, within=within, encoder=encoder)
-    if seen is None:
+    rows, among_images = index.background(vector, beside=nearest, within=within, encoder=encoder)
+    if not len(rows):
         return None
-    among_words = np.array([float(seen @ other) for other in words])
-    return is_confident(float(seen @ vector), among_images, among_words)
+    among_words = np.array([float((rows @ other).max()) for other in words])
+    return is_confident(float((rows @ vector).max()), among_images, among_words)
 
 
 @lru_cache(maxsize=4)

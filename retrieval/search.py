@@ -183,11 +183,15 @@ def _nearest(query: Query, limit: int, reader: Reader, encoder: EncoderVersion) 
     is_words = not query.liked and all(part.words for part in query.all_parts())
     other_words = confidence.other_words(encoder.name) if is_words else ()
     within = reader.within
-    with access.reading_as(reader.actor, reader.purpose):
+    with index.deadline(), access.reading_as(reader.actor, reader.purpose):
         neighbours, images = _candidates(query, vectors, within, encoder, limit)
         confident = (
             confidence.stands_out(
-                neighbours[0][0], vectors[0][0], other_words, within=within, encoder=encoder
+                neighbours[0][0].image_id,
+                vectors[0][0],
+                other_words,
+                within=within,
+                encoder=encoder,
             )
             if neighbours and len(vectors) == 1 and query.metric is not Metric.MANHATTAN
             else None
@@ -407,7 +411,7 @@ def _alike(image_id: UUID, limit: int, reader: Reader, encoder: EncoderVersion) 
     """
     within = reader.within
     shown = Image.objects.filter(collection__in=within, state=State.INDEXED)
-    with access.reading_as(reader.actor, reader.purpose):
+    with index.deadline(), access.reading_as(reader.actor, reader.purpose):
         stored, known = _stored({image_id}, within, encoder)
         hashed = stored[image_id].perceptual_hash
         by_hash = set(

@@ -54,7 +54,7 @@ class Shown:
             if self._detectors
             else pixels_for(self.image, round(side / regions.SHARE))
         )
-        seen = regions.parts_of(pixels, self._detectors)
+        seen = regions.parts_of(pixels, self._detectors, side)
         height, width = pixels.shape[:2]
         size = (self.image.width or width, self.image.height or height)
         self.parts = [regions.in_image(part, (width, height), size) for part in seen]

@@ -248,8 +248,8 @@ def _found(vectors: Vectors | Exception) -> Vectors:
 
 
 def _store(image: StoredImage, due: _Due, vectors: Vectors, encoder: EncoderVersion) -> None:
-    whole, *rest = vectors
-    parts = list(zip(due.shown.parts, rest, strict=True))
+    whole = vectors[0]
+    parts = list(zip(due.shown.parts, regions.leaning(vectors[1:], whole), strict=True))
     index.store(image, whole, encoder=encoder, parts=parts, parts_from=due.parts_from)
 
 

@@ -8,6 +8,7 @@ encoders.py    which encoders there are, and which of them answers queries
 vectors.py     vectors as rows
 tagging.py     tags that follow from a vector, written with it
 asked.py       what is asked of the rows
+in_time.py     by when
 route.py       how the permitted rows are searched
 scan.py        the statements of one way through them
 neighbours.py  the nearest rows
@@ -30,6 +31,7 @@ from retrieval.index.encoders import (
     to_fill,
     without_vector,
 )
+from retrieval.index.in_time import deadline
 from retrieval.index.neighbours import background, nearest
 from retrieval.index.route import FULL_EF_SEARCH, Path, Route, ef_search_of
 from retrieval.index.scan import Neighbour
@@ -54,6 +56,7 @@ __all__ = [
     "background",
     "coverage",
     "coverage_of_parts",
+    "deadline",
     "ef_search_of",
     "encoder_named",
     "hold_live",

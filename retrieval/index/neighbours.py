@@ -9,9 +9,10 @@ from psycopg import sql
 
 from retrieval.index.asked import EVERYTHING, Asked, Filter, Metric, halfvec, literals
 from retrieval.index.encoders import require_kept
-from retrieval.index.route import Path, Route, route_for
-from retrieval.index.scan import Neighbour, deadline, follow
-from retrieval.index.vectors import WHOLE_IMAGE, as_vector
+from retrieval.index.in_time import deadline, time_left
+from retrieval.index.route import Path, Route, route_for, rows_per_image
+from retrieval.index.scan import Neighbour, follow
+from retrieval.index.vectors import as_vector
 from retrieval.models import EncoderVersion
 
 BACKGROUND = 256
@@ -44,7 +45,8 @@ def nearest(
             route = Route(Path.EXACT)
         elif route is None:
             route = route_for(cursor, query, within)
-        wanted = limit
+        # One scan is enough, as a rule, where every row may be of another image or all of a few.
+        wanted = limit * rows_per_image(cursor, within, encoder)
         while True:
             found = follow(cursor, route, query, within, wanted)
             images = _nearest_regions(found)
@@ -69,50 +71,56 @@ def _nearest_regions(found: Sequence[Neighbour]) -> list[Neighbour]:
 
 
 def background(
-    vector: np.ndarray, *, beside: Neighbour, within: Sequence[int], encoder: EncoderVersion
-) -> tuple[np.ndarray | None, np.ndarray]:
-    """The vector of `beside`, of that region of it, and what else there is to hold it against:
-    cosine similarities of `vector` to at most BACKGROUND of the permitted whole images.
+    vector: np.ndarray, *, beside: UUID, within: Sequence[int], encoder: EncoderVersion
+) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors of the image `beside`, (rows, dimensions), and what else there is to hold it
+    against: how near at most BACKGROUND of the permitted images are to `vector`, each by its
+    nearest row, as cosine similarities.
 
     Always the same ones while nothing is added: equal questions have equal answers. Ids are
-    random, so the first of each collection are a sample. None where `beside` is not permitted.
+    random, so the first of each collection are a sample. No rows where `beside` is not permitted.
     Inside `access.acting_as`.
     """
     # Of many collections every nth: each is a partition to be planned and opened.
     asked = sorted(within)[:: -(-len(within) // BACKGROUND_COLLECTIONS)]
-    of_encoder = sql.SQL("encoder_id = {} AND region = {}").format(
-        sql.Literal(encoder.pk), sql.Literal(WHOLE_IMAGE)
-    )
-    samples = sql.SQL(" UNION ALL ").join(
-        sql.SQL(
-            "(SELECT vector, false FROM retrieval_embedding WHERE collection_id = {collection}"
-            " AND {of_encoder} ORDER BY image_id LIMIT {share})"
-        ).format(
-            collection=sql.Literal(int(collection_id)),
-            of_encoder=of_encoder,
-            share=sql.Literal(-(-BACKGROUND // len(asked))),
-        )
-        for collection_id in asked
-    )
     with connection.cursor() as cursor, deadline():
+        share = -(-BACKGROUND // len(asked)) * rows_per_image(cursor, within, encoder)
+        samples = sql.SQL(" UNION ALL ").join(
+            sql.SQL(
+                "(SELECT image_id, vector, false FROM retrieval_embedding"
+                " WHERE collection_id = {collection} AND encoder_id = {encoder}"
+                " ORDER BY image_id, region LIMIT {share})"
+            ).format(
+                collection=sql.Literal(int(collection_id)),
+                encoder=sql.Literal(encoder.pk),
+                share=sql.Literal(share),
+            )
+            for collection_id in asked
+        )
         cursor.execute(
             sql.SQL(
-                "WITH asked AS MATERIALIZED (SELECT {vector} AS vector)"
-                " SELECT 1 - (row.vector <=> asked.vector),"
+                "SELECT {time_left};"
+                " WITH asked AS MATERIALIZED (SELECT {vector} AS vector)"
+                " SELECT row.image_id, 1 - (row.vector <=> asked.vector),"
                 " CASE WHEN row.is_beside THEN row.vector::text END"
-                " FROM asked, ((SELECT vector, true AS is_beside FROM retrieval_embedding"
+                " FROM asked, ((SELECT image_id, vector, true AS is_beside FROM retrieval_embedding"
                 " WHERE collection_id IN ({collections}) AND image_id = {image}"
-                " AND encoder_id = {encoder} AND region = {region}) UNION ALL {samples}) AS row"
+                " AND encoder_id = {encoder}) UNION ALL {samples}) AS row"
             ).format(
+                time_left=time_left(),
                 vector=halfvec(vector),
                 collections=literals(within),
-                image=sql.Literal(beside.image_id),
+                image=sql.Literal(beside),
                 encoder=sql.Literal(encoder.pk),
-                region=sql.Literal(beside.region),
                 samples=samples,
             )
         )
+        cursor.nextset()
         found = cursor.fetchall()
-    own = [as_vector(text) for _, text in found if text is not None]
-    similarities = [similarity for similarity, text in found if text is None]
-    return (own[0] if own else None), np.array(similarities, np.float64)
+    own = [as_vector(text) for _, _, text in found if text is not None]
+    nearest_of: dict[UUID, float] = {}
+    for image_id, similarity, text in found:
+        if text is None:
+            nearest_of[image_id] = max(similarity, nearest_of.get(image_id, -1.0))
+    rows = np.array(own, np.float32).reshape(len(own), encoder.dimensions)
+    return rows, np.array(list(nearest_of.values()), np.float64)

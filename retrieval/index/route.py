@@ -10,6 +10,7 @@ from django.db.models import Max
 from psycopg import sql
 
 from retrieval.index.asked import EVERYTHING, Asked, conditions, literals
+from retrieval.index.in_time import time_left
 from retrieval.models import EncoderVersion, IndexPart
 
 EXACT_SCAN_ROWS = 2000
@@ -44,14 +45,16 @@ def route_for(cursor: CursorWrapper, query: Asked, within: Sequence[int]) -> Rou
     if query.where != EVERYTHING and rows > EXACT_SCAN_ROWS:
         cursor.execute(
             sql.SQL(
-                "SELECT count(*) FROM (SELECT FROM retrieval_image i"
+                "SELECT {time_left}; SELECT count(*) FROM (SELECT FROM retrieval_image i"
                 " WHERE i.collection_id IN ({collections}) AND {conditions} LIMIT {n}) AS passing"
             ).format(
+                time_left=time_left(),
                 collections=literals(within),
                 conditions=conditions(query, within),
                 n=sql.Literal(EXACT_SCAN_ROWS + 1),
             )
         )
+        cursor.nextset()
         (rows,) = cursor.fetchone()
     if rows <= EXACT_SCAN_ROWS:
         return Route(Path.EXACT)
@@ -59,9 +62,16 @@ def route_for(cursor: CursorWrapper, query: Asked, within: Sequence[int]) -> Rou
     return Route(path, max(size.ef_search for size in sizes))
 
 
+def rows_per_image(cursor: CursorWrapper, within: Sequence[int], encoder: EncoderVersion) -> int:
+    """On the mean of the permitted collection where it is greatest, rounded up; 1 without parts."""
+    sizes = _sizes(cursor, within, encoder)
+    return max([-(-size.rows // size.images) for size in sizes if size.images], default=1)
+
+
 @dataclass(frozen=True)
 class _Size:
     rows: int
+    images: int
     ef_search: int
     read_at: float
 
@@ -85,14 +95,14 @@ def _sizes(cursor: CursorWrapper, within: Sequence[int], encoder: EncoderVersion
     if unknown:
         cursor.execute(
             sql.SQL(
-                "SELECT collection_id, rows, ef_search FROM retrieval_indexpart"
+                "SELECT collection_id, rows, images, ef_search FROM retrieval_indexpart"
                 " WHERE collection_id IN ({collections}) AND encoder_id = {encoder}"
             ).format(collections=literals(unknown), encoder=sql.Literal(encoder.pk))
         )
         found = {collection_id: sizes for collection_id, *sizes in cursor.fetchall()}
         for collection_id in unknown:
-            rows, ef_search = found.get(collection_id, (0, FULL_EF_SEARCH))
-            _sizes_known[collection_id, encoder.pk] = _Size(rows, ef_search, now)
+            rows, images, ef_search = found.get(collection_id, (0, 0, FULL_EF_SEARCH))
+            _sizes_known[collection_id, encoder.pk] = _Size(rows, images, ef_search, now)
     return [_sizes_known[collection_id, encoder.pk] for collection_id in within]
 
 

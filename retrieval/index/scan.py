@@ -1,24 +1,20 @@
 """One way through the permitted rows, as the statements that take it."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.db import OperationalError
 from django.db.backends.utils import CursorWrapper
 from psycopg import sql
-from psycopg.errors import QueryCanceled
 
-from retrieval.errors import SearchTooSlow
 from retrieval.index.asked import EVERYTHING, Asked, Metric, conditions, halfvec, literals
+from retrieval.index.in_time import time_left
 from retrieval.index.route import FEW_PARTITIONS, Path, Route
 from retrieval.models.image import Region
 
 GLANCE_EF_SEARCH = 20
 """What a glance at one of many partitions looks at. Measured: docs/benchmarks.md."""
 MAX_EF_SEARCH = 1000
-DEADLINE_S = 10
 
 
 @dataclass(frozen=True)
@@ -33,16 +29,6 @@ class Neighbour:
     region: int
     distance: float
     box: Region | None = None
-
-
-@contextmanager
-def deadline() -> Iterator[None]:
-    try:
-        yield
-    except OperationalError as error:
-        if isinstance(error.__cause__, QueryCanceled):
-            raise SearchTooSlow("the nearest images were not found in time") from error
-        raise
 
 
 def follow(
@@ -89,18 +75,18 @@ def _settings(ef_search: int, *, by_index_only: bool) -> sql.Composed:
     settings = {
         "hnsw.ef_search": str(max(1, ef_search)),
         "hnsw.iterative_scan": "strict_order",
-        "statement_timeout": f"{DEADLINE_S}s",
         # It costs more than any of these scans.
         "jit": "off",
         # For a short glance the planner takes a sort of the whole partition to be as cheap.
         "enable_seqscan": "off" if by_index_only else "on",
         "enable_bitmapscan": "off" if by_index_only else "on",
     }
-    return sql.SQL("SELECT {}").format(
+    return sql.SQL("SELECT {}, {}").format(
+        time_left(),
         sql.SQL(", ").join(
             sql.SQL("set_config({}, {}, true)").format(sql.Literal(k), sql.Literal(v))
             for k, v in settings.items()
-        )
+        ),
     )
 
 

@@ -143,11 +143,12 @@ class Collection(models.Model):
         " Empty: the log's keyed hash is all there is.",
     )
     finds_parts = models.BooleanField(
-        default=False,
-        help_text="Find small things in large pictures: four parts of each image, and what an added"
-        " detector of objects sees in it, get vectors of their own. Encoding takes five to nine"
-        " times as long, and the index as much more space. Images that are there already get"
-        " theirs, or lose them, by `encoder fill`; `encoder list` tells how many have them.",
+        default=True,
+        help_text="Find small things in large pictures: four parts of each image that is large"
+        " enough (373 pixels a side for the embedded encoder), and what an added detector of"
+        " objects sees, get vectors of their own. Encoding these takes five to nine times as long,"
+        " and the index as much more space. Images that are there already get theirs, or lose"
+        " them, by `encoder fill`; `encoder list` tells how many have them.",
     )
     has_reports = models.BooleanField(
         default=False,

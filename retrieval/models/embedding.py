@@ -88,13 +88,14 @@ class Embedding(models.Model):
 class IndexPart(models.Model):
     """How much one collection's partition holds of one encoder, and how well its index does.
 
-    Counted by triggers (migration 0019), so that no search has to count.
+    Counted by triggers (migration 0030), so that no search has to count.
     """
 
     pk = models.CompositePrimaryKey("collection_id", "encoder_id")
     collection = models.ForeignKey("retrieval.Collection", on_delete=models.CASCADE)
     encoder = models.ForeignKey(EncoderVersion, on_delete=models.CASCADE)
     rows = models.BigIntegerField(help_text="Vectors, of regions too.")
+    images = models.BigIntegerField(help_text="Vectors of whole images.")
     removed = models.BigIntegerField(
         default=0, help_text="Deleted or replaced since the index was built."
     )

@@ -5,6 +5,7 @@ import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 from pytest_django.plugin import DjangoDbBlocker
@@ -13,7 +14,7 @@ from retrieval import access
 from retrieval.models import Purpose, ReviewBox, Role, Source, State
 from tests import database
 from tests.factories import grant, make_collection, make_image, operator
-from workers.benchmark import deidentify, encode, ways, whole
+from workers.benchmark import confident, deidentify, encode, ways, whole
 from workers.benchmark.table import Setting
 from workers.encode.device import best_device
 from workers.encode.registry import CLASSIC, load
@@ -97,6 +98,20 @@ def test_small_things_are_looked_for_by_the_parts_of_what_wheels_bring(tmp_path:
         (kind, way) for kind in ("square", "scene") for way in ("whole", "corners")
     }
     assert [row["rows"] for row in tables["their cost, each image"]] == [1, 5]
+
+
+def test_confidence_is_measured_with_and_without_parts() -> None:
+    vectors = np.random.default_rng(0).normal(size=(120, 5, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    photographs, foreign = vectors[:60], vectors[60:, 0]
+    captions = np.repeat(photographs[:, 0], confident.CAPTIONS, axis=0)
+    encoded = confident.Encoded(photographs, captions, foreign, foreign, foreign)
+
+    for rows in confident.WAYS.values():
+        told = confident.confident(encoded, 40, rows)
+        assert confident.ordinary(encoded, rows)["recall@1"] == 1
+        assert told["confident"] == told["precision of these"] == 1
+        assert told["foreign confident"] == 0
 
 
 def test_the_index_is_measured_in_a_database_of_its_own_and_held_against_its_goals(

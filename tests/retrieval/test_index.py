@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Any
@@ -188,24 +189,52 @@ def test_a_filter_that_leaves_less_than_the_index_looks_at_still_fills_the_answe
     assert {n.image_id for n in found} == {image.pk for image in far}
 
 
+def give_parts(image: Image, *, live: EncoderVersion, count: int = 8) -> None:
+    with database.role("worker"), access.processing(image.collection_id):
+        Embedding.objects.bulk_create(
+            Embedding(
+                collection_id=image.collection_id,
+                image_id=image.pk,
+                encoder_id=live.pk,
+                region=region,
+                vector=HalfVector([1, 0.01 * region, 0]),
+            )
+            for region in range(1, count + 1)
+        )
+
+
 def test_an_image_of_many_regions_is_found_once_and_takes_nobody_s_place(
     live: EncoderVersion,
 ) -> None:
     mine = make_collection()
     near, other = make_images(mine, [[1, 0, 0], [0, 1, 0]])
-    with database.role("worker"), access.processing(mine.pk):
-        Embedding.objects.bulk_create(
-            Embedding(
-                collection_id=mine.pk,
-                image_id=near.pk,
-                encoder_id=live.pk,
-                region=region,
-                vector=HalfVector([1, 0.01 * region, 0]),
-            )
-            for region in range(1, 9)
-        )
+    give_parts(near, live=live)
 
     assert search_as_reader(mine, [1, 0, 0], limit=2) == [near, other]
+
+
+@pytest.mark.parametrize("route", [Path.EXACT, Path.INDEX])
+def test_images_with_parts_are_found_by_one_scan(
+    live: EncoderVersion, route: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index.route, "EXACT_SCAN_ROWS", 10 if route is Path.INDEX else 2000)
+    mine, reader = make_collection(), make_user()
+    grant(reader, mine)
+    images = make_images(mine, [[1, 0.001 * n, 0] for n in range(12)])
+    for image in images:
+        give_parts(image, live=live, count=4)
+    build_index(mine)
+
+    with (
+        access.acting_as(reader, Purpose.TREATMENT),
+        CaptureQueriesContext(connection) as captured,
+    ):
+        found = index.nearest(
+            np.array([1, 0, 0], np.float32), within=[mine.pk], encoder=live, limit=12
+        )
+
+    assert {n.image_id for n in found} == {image.pk for image in images}
+    assert sum("<=>" in query["sql"] for query in captured) == 1
 
 
 def test_a_part_that_is_nearest_is_found_with_its_box(live: EncoderVersion) -> None:
@@ -340,12 +369,29 @@ def test_many_partitions_answer_as_an_exact_scan_does(
 def test_a_search_that_takes_too_long_is_ended(
     live: EncoderVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index.scan, "DEADLINE_S", 0.001)
+    monkeypatch.setattr(index.in_time, "DEADLINE_S", 0.001)
     mine = make_collection()
     make_images(mine, np.random.default_rng(0).normal(size=(3000, 3)).tolist())
 
     with pytest.raises(SearchTooSlow):
         search_as_reader(mine, [1, 0, 0], limit=500, exact=True)
+
+
+def test_all_scans_of_a_search_share_one_deadline(
+    live: EncoderVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index.in_time, "DEADLINE_S", 0.2)
+    mine = make_collection()
+    make_images(mine, [[1, 0, 0]])
+
+    def search_on_and_on() -> None:
+        started = time.monotonic()
+        with index.deadline():
+            while time.monotonic() - started < 10:
+                search_as_reader(mine, [1, 0, 0], limit=1)
+
+    with pytest.raises(SearchTooSlow):
+        search_on_and_on()
 
 
 def test_vectors_of_an_image_that_was_not_de_identified_are_refused_in_bulk(

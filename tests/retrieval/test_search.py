@@ -500,17 +500,37 @@ def test_what_stands_out_is_told_from_permitted_images_alone(
         (own, among), (foreign, _) = (
             index.background(
                 np.array([1, 0, 0], np.float32),
-                beside=index.Neighbour(beside.pk, beside.collection_id, 0, 0.0),
+                beside=beside.pk,
                 within=[mine.pk],
                 encoder=index.live_encoder(),
             )
             for beside in (image, hidden)
         )
 
-    assert own is not None
-    assert own.tolist() == [1, 0, 0]
-    assert foreign is None
+    assert own.tolist() == [[1, 0, 0]]
+    assert not len(foreign)
     assert among.tolist() == [1.0]
+
+
+def test_images_with_parts_are_held_against_one_another_by_their_nearest_rows(
+    mine: Collection, reader: User
+) -> None:
+    images = make_images(mine, [[0, 1, 0]] * 3)
+    with database.role("worker"), access.processing(mine.pk):
+        for image, near in zip(images, (0.6, 0.0, -0.6), strict=True):
+            parts = [(Region(0, 0, 9, 9), np.array(v)) for v in ([near, 0.8, 0], [-1, 0, 0])]
+            index.store(image, np.eye(3)[1], encoder=index.live_encoder(), parts=parts)
+
+    with access.acting_as(reader, Purpose.TREATMENT):
+        own, among = index.background(
+            np.array([1, 0, 0], np.float32),
+            beside=images[0].pk,
+            within=[mine.pk],
+            encoder=index.live_encoder(),
+        )
+
+    assert sorted(row[0] for row in own.tolist()) == pytest.approx([-1, 0, 0.6], abs=1e-3)
+    assert sorted(among.tolist()) == pytest.approx([0, 0, 0.6], abs=1e-3)
 
 
 def test_a_served_search_is_six_messages_to_the_database(mine: Collection, reader: User) -> None:

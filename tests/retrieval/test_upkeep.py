@@ -15,6 +15,7 @@ from django.db import ProgrammingError, connection, transaction
 from retrieval import access, index, upkeep
 from retrieval.errors import SearchTooSlow
 from retrieval.models import Collection, EncoderVersion, Image, IndexPart, Purpose
+from retrieval.models.image import Region
 from tests import database
 from tests.factories import grant, make_collection, make_encoder, make_images, make_user
 
@@ -77,18 +78,21 @@ def test_rows_are_counted_however_they_come_and_go(
     superuser: psycopg.Connection[tuple[object, ...]],
 ) -> None:
     part = part_of(collection, live)
-    assert (part.rows, part.removed) == (ROWS, 0)
+    assert (part.rows, part.images, part.removed) == (ROWS, ROWS, 0)
 
     with access.processing(collection.pk):
-        index.store(images[0], np.eye(8, dtype=np.float32)[0], encoder=live)
+        vectors = np.eye(8, dtype=np.float32)
+        parts = [(Region(0, 0, 1, 1), vectors[1]), (Region(1, 1, 1, 1), vectors[2])]
+        index.store(images[0], vectors[0], encoder=live, parts=parts)
+        index.store(images[0], vectors[0], encoder=live, parts=parts[:1])
     part = part_of(collection, live)
-    assert (part.rows, part.removed) == (ROWS, 1)
+    assert (part.rows, part.images, part.removed) == (ROWS + 1, ROWS, 4)
 
     superuser.execute(
         "DELETE FROM retrieval_image WHERE id = ANY (%s)", [[i.pk for i in images[:3]]]
     )
     part = part_of(collection, live)
-    assert (part.rows, part.removed) == (ROWS - 3, 4)
+    assert (part.rows, part.images, part.removed) == (ROWS - 3, ROWS - 3, 8)
 
 
 def test_a_percent_of_dead_vectors_has_the_index_built_anew(

@@ -64,11 +64,15 @@ def test_images_from_before_a_collection_found_parts_are_told_and_filled() -> No
     with database.role("owner"):
         Collection.objects.update(finds_parts=True)
     assert looked_through("") == ("live, parts 0.0%", "1 images to encode\n")
-    assert looked_through("corners ward:0123:0.3") == ("live, parts 0.0%", "1 images to encode\n")
-    assert looked_through("corners") == ("live, parts 100.0%", "0 images to encode\n")
+    assert looked_through("corners") == ("live, parts 0.0%", "1 images to encode\n")
+    assert looked_through("corners lean 0.25 ward:0123:0.3") == (
+        "live, parts 0.0%",
+        "1 images to encode\n",
+    )
+    assert looked_through("corners lean 0.25") == ("live, parts 100.0%", "0 images to encode\n")
     with database.role("owner"):
         Collection.objects.update(finds_parts=False)
-    assert looked_through("corners") == ("live", "1 images to encode\n")
+    assert looked_through("corners lean 0.25") == ("live", "1 images to encode\n")
 
 
 def test_an_encoder_with_missing_images_is_not_switched_to() -> None:

@@ -129,7 +129,7 @@ def _imported(
     for number, path in enumerate(pictures):
         shutil.copy(path, all_of_them / f"{number:06}{path.suffix}")
     with scratch.appliance(_free_port()) as manage:
-        manage("collection", "create", "benchmark")
+        manage("collection", "create", "benchmark", "--no-parts")
         into = ("--collection", "benchmark", "--wait", "--json")
         manage("import", str(first), *into)
         before, spent, children = _core_seconds(), seconds_by_program(), _ended_children_s()

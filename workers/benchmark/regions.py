@@ -128,17 +128,19 @@ def _see(encoder: Encoder, scene: _Scene, detectors: Sequence[AddedDetector]) ->
     height, width = scene.pixels.shape[:2]
     whole = [Region(0, 0, width, height)]
     started = time.process_time()
-    corners = regions.parts_of(scene.pixels, ())
+    corners = regions.parts_of(scene.pixels, (), encoder.side)
     parts: list[Region] = []
-    vectors, counts, seconds = [], [], []
+    vectors: list[Vectors] = []
+    counts, seconds = [], []
     for way in _WAYS:
         if way == "whole":
             chosen = whole
         elif way == "corners":
             chosen = corners
         else:
-            chosen = regions.parts_of(scene.pixels, detectors)[len(corners) :]
-        vectors.append(encode_all(encoder, [regions.cut(scene.pixels, part) for part in chosen]))
+            chosen = regions.parts_of(scene.pixels, detectors, encoder.side)[len(corners) :]
+        rows = encode_all(encoder, [regions.cut(scene.pixels, part) for part in chosen])
+        vectors.append(regions.leaning(rows, vectors[0][0]) if vectors else rows)
         parts += chosen
         counts.append(len(parts))
         seconds.append(time.process_time() - started)
@@ -161,7 +163,7 @@ def _pasted(before: Pixels, thing: _Photograph, chance: random.Random) -> _Scene
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
     square = thing.pixels[top : top + edge, left : left + edge]
-    before = _enlarged(before)
+    before = enlarged(before)
     height, width = before.shape[:2]
     side = round(_SHARE * _SIDE)
     place = Region(chance.randrange(width - side), chance.randrange(height - side), side, side)
@@ -177,23 +179,23 @@ def _photographs(setting: Setting) -> tuple[list[_Photograph], str]:
     folder = setting.data / "flickr8k"
     if not (folder / "val.zip").is_file():
         ours = sorted(_PICTURES.glob("*.[jp][pn]g"))[:count]
-        return [_Photograph(_read(path.read_bytes()), "") for path in ours], "a wheel"
+        return [_Photograph(read(path.read_bytes()), "") for path in ours], "a wheel"
     with (folder / "val.tsv").open(newline="", encoding="utf-8") as table:
         captions = {row["file"]: row["caption"] for row in csv.DictReader(table, delimiter="\t")}
     chosen = random.Random(_SEED).sample(sorted(captions), count)  # noqa: S311  repeatable
     with zipfile.ZipFile(folder / "val.zip") as archive:
         return [
-            _Photograph(_read(archive.read(name)), captions[name]) for name in chosen
+            _Photograph(read(archive.read(name)), captions[name]) for name in chosen
         ], folder.name
 
 
-def _enlarged(pixels: Pixels) -> Pixels:
+def enlarged(pixels: Pixels) -> Pixels:
     height, width = pixels.shape[:2]
     scale = _SIDE / min(height, width)
     size = (round(width * scale), round(height * scale))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
-def _read(content: bytes) -> Pixels:
+def read(content: bytes) -> Pixels:
     with Image.open(io.BytesIO(content)) as picture:
         return np.asarray(picture.convert("RGB"))

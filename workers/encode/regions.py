@@ -12,10 +12,13 @@ from django.conf import settings
 from retrieval.models.image import Region
 from workers.deidentify.faces import boxes
 from workers.deidentify.faces.added import AddedDetector, read_detectors
-from workers.encode.encoder import Pixels
+from workers.encode.encoder import Pixels, Vectors
 
 SHARE = 0.6  # of both sides: neighbours overlap, so that what lies on a border is whole in one
-MIN_SIDE = 96  # pixels of a corner; a smaller one shows nothing that the whole does not
+
+LEAN = 0.25
+"""The whole's share of a part's vector, before it is of unit length again. A part by itself is like
+many queries by chance, and ordinary search lost by it (docs/benchmarks.md)."""
 
 MOST_OBJECTS = 4
 """Each is a row: with the corners an image has nine at most."""
@@ -24,18 +27,28 @@ _ROOM = 0.1  # of an object's sides, left around it: what it stands on says what
 _SAME = 0.5  # intersection over union from which two boxes are one object, or a corner, or all
 
 
-def parts_of(pixels: Pixels, detectors: Sequence[AddedDetector]) -> list[Region]:
-    """Four overlapping corners, none of a small picture, and the surest of what detectors see.
+def parts_of(pixels: Pixels, detectors: Sequence[AddedDetector], side: int) -> list[Region]:
+    """Four overlapping corners, and the surest of what detectors see.
 
-    pixels: (H, W, 3) de-identified.
+    pixels: (H, W, 3) de-identified. side: what the encoder reads along each side; a picture whose
+    corners have fewer pixels has none, since the whole shows nearly all that they would.
     """
     height, width = pixels.shape[:2]
-    corners = _corners(width, height)
+    corners = _corners(width, height, side)
     return corners + _objects(pixels, [Region(0, 0, width, height), *corners], detectors)
 
 
 def cut(pixels: Pixels, part: Region) -> Pixels:
     return pixels[part.y : part.y + part.h, part.x : part.x + part.w]
+
+
+def leaning(parts: Vectors, whole: Vectors) -> Vectors:
+    """What is stored of parts: (N, dimensions), unit L2, each a little towards its whole.
+
+    parts: (N, dimensions), unit L2. whole: (dimensions,), unit L2.
+    """
+    mixed = (1 - LEAN) * parts + LEAN * whole
+    return np.asarray(mixed / np.linalg.norm(mixed, axis=1, keepdims=True), np.float32)
 
 
 def in_image(part: Region, of: tuple[int, int], size: tuple[int, int]) -> Region:
@@ -60,12 +73,12 @@ def _listed(file: Path | None) -> tuple[AddedDetector, ...]:
 def how_chosen(detectors: Sequence[AddedDetector]) -> str:
     """What is noted beside an image's vector: where it differs, the parts would be others."""
     seen_by = (f"{each.name}:{each.sha256[:12]}:{each.threshold:g}" for each in detectors)
-    return " ".join(["corners", *seen_by])
+    return " ".join(["corners", f"lean {LEAN:g}", *seen_by])
 
 
-def _corners(width: int, height: int) -> list[Region]:
+def _corners(width: int, height: int, side: int) -> list[Region]:
     w, h = round(SHARE * width), round(SHARE * height)
-    if min(w, h) < MIN_SIDE:
+    if min(w, h) < side:
         return []
     return [Region(x, y, w, h) for y in (0, height - h) for x in (0, width - w)]
 

@@ -27,6 +27,7 @@ _DEFAULT_DATA = "../shared/data"
 # models of its own.
 BENCHMARKS = {
     "adapters": "workers.benchmark.adapters",
+    "confident": "workers.benchmark.confident",
     "deidentify": "workers.benchmark.deidentify",
     "encode": "workers.benchmark.encode",
     "finetune": "workers.benchmark.finetune",
