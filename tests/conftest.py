@@ -62,6 +62,14 @@ def _passwords_are_hashed_cheaply() -> None:
     Argon2PasswordHasher.parallelism = 1
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _static_files_are_looked_for_when_asked() -> None:
+    """Each test client loads WhiteNoise anew, which would walk all static files each time."""
+    from django.conf import settings
+
+    settings.WHITENOISE_AUTOREFRESH = True
+
+
 @pytest.fixture(scope="session")
 def services(var: Path, django_db_blocker: DjangoDbBlocker) -> Iterator["Appliance"]:
     """PostgreSQL and Valkey, started as `manage.py up` starts them, and the key file."""

@@ -64,10 +64,15 @@ def test_words_find_the_picture_they_describe(
     assert name in ranked(query, vectors)[:within]
 
 
-@pytest.mark.parametrize("change", ["copy", "crop", "mirror", "smaller", "darker"])
+CHANGES = ["crop", "mirror", "smaller", "darker"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_copy_is_nearest_to_its_original(
     encoder: EmbeddedEncoder, pictures: dict[str, Pixels], vectors: Vectors, change: str
 ) -> None:
+    """Each picture is changed in one of the ways, and looked for among all."""
+
     def changed(pixels: Pixels) -> Pixels:
         height, width = pixels.shape[:2]
         match change:
@@ -77,13 +82,12 @@ def test_a_changed_copy_is_nearest_to_its_original(
                 return pixels[:, ::-1].copy()
             case "smaller":
                 return np.asarray(Image.fromarray(pixels).resize((width // 3, height // 3)))
-            case "darker":
-                return (pixels * 0.8).astype(np.uint8)
             case _:
-                return pixels
+                return (pixels * 0.8).astype(np.uint8)
 
-    queries = encode_all(encoder, [changed(pixels) for pixels in pictures.values()])
-    assert [ranked(query, vectors)[0] for query in queries] == NAMES
+    names = NAMES[CHANGES.index(change) :: len(CHANGES)]
+    queries = encode_all(encoder, [changed(pictures[name]) for name in names])
+    assert [ranked(query, vectors)[0] for query in queries] == names
 
 
 def test_words_and_an_example_together_prefer_what_fits_both(
