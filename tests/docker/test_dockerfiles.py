@@ -26,7 +26,7 @@ def test_it_installs_its_own_requirements_only_and_by_hash(name: str) -> None:
     text = DOCKERFILES[name]
     assert set(re.findall(r"requirements/(\S+)", text)) == {f"{name}.txt"}
     (install,) = re.findall(r"pip install .*", text)
-    assert f"--require-hashes --only-binary :all: -r /tmp/{name}.txt" in install
+    assert f"--no-deps --require-hashes --only-binary :all: -r /tmp/{name}.txt" in install
 
 
 @both_images

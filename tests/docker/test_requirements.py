@@ -1,17 +1,27 @@
-"""The web image holds what the web side imports, and nothing of the models."""
+"""Each image holds what its side imports; the web image nothing of the models."""
 
 import ast
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {"appliance", "retrieval", "workers"}
+MEASURED_BESIDE = {"faiss"}
+"""`benchmark search` and `index` import it where it is: on the machine of who works on this."""
 
 
-def test_the_web_sides_requirements_name_every_package_it_imports() -> None:
-    wanted = _third_party_imports(ROOT / "appliance") | _third_party_imports(ROOT / "retrieval")
-    pinned = _pinned("web.txt")
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    [("web", ("appliance", "retrieval")), ("worker", ("appliance", "retrieval", "workers"))],
+)
+def test_an_images_requirements_name_every_package_that_it_imports(
+    name: str, sides: tuple[str, ...]
+) -> None:
+    wanted = set().union(*(_third_party_imports(ROOT / side) for side in sides)) - MEASURED_BESIDE
+    pinned = _pinned(f"{name}.txt")
     distributions = packages_distributions()
     missing = {
         name
@@ -19,6 +29,12 @@ def test_the_web_sides_requirements_name_every_package_it_imports() -> None:
         if not pinned & {_normal(d) for d in distributions.get(name, [name])}
     }
     assert missing == set()
+
+
+def test_what_a_dependency_would_bring_and_may_not_is_in_no_list() -> None:
+    """The Dockerfiles install the lists as they are: a GPL ffmpeg and a second OpenCV stay out."""
+    left_out = {"imageio-ffmpeg", "opencv-python"}
+    assert all(_pinned(f"{name}.txt").isdisjoint(left_out) for name in ("web", "worker", "dev"))
 
 
 def test_the_web_sides_requirements_hold_no_model_code() -> None:
