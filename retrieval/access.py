@@ -34,6 +34,7 @@ from retrieval.models.grant import CAPABILITIES, Capability
 OPERATOR: Final = "operator"
 """The user in whose name commands on the appliance's own command line act, unless told another."""
 
+READ_LIMIT_S: Final = 10
 
 SCOPE_FOR: Final[dict[Capability, str | None]] = {
     Capability.VIEW: "",
@@ -62,13 +63,15 @@ def reading_as(actor: User, purpose: Purpose) -> Iterator[None]:
 
     Each is a transaction of its own and goes out in one message with its context. One transaction
     around all would cost a message to begin, one for the context and one to end, and show nothing
-    else: where it is READ COMMITTED, each statement sees what was committed before it.
+    else: where it is READ COMMITTED, each statement sees what was committed before it. One that
+    takes longer than READ_LIMIT_S is ended by the server.
     """
     if connection.in_atomic_block or not connection.get_autocommit():
         raise RuntimeError("inside a transaction the context would outlive this block")
-    context = sql.SQL("SELECT set_config('transaction_read_only', 'on', true), {}; ").format(
-        _settings(**_context_of(actor, purpose))
-    )
+    context = sql.SQL(
+        "SELECT set_config('transaction_read_only', 'on', true),"
+        " set_config('statement_timeout', {}, true), {}; "
+    ).format(sql.Literal(f"{READ_LIMIT_S}s"), _settings(**_context_of(actor, purpose)))
 
     def with_context(
         execute: Callable[..., Any], statement: Any, parameters: Any, many: bool, sent: Any

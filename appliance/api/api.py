@@ -24,6 +24,7 @@ from retrieval.errors import (
     OutOfStep,
     Rejected,
     ScopeMissing,
+    SearchTooSlow,
     ServicesUnavailable,
     StillWorking,
     StorageCorrupt,
@@ -87,6 +88,12 @@ def _unusable_image(_request: HttpRequest, error: Rejected | NeedsReview) -> Htt
 def _words_not_read(_request: HttpRequest, _error: NoTextTower) -> HttpResponse:
     sentence = "The encoder in use reads images only: search with an image."
     return problem(422, sentence, reason="no_text_tower")
+
+
+@api.exception_handler(SearchTooSlow)
+def _too_slow(_request: HttpRequest, _error: SearchTooSlow) -> HttpResponse:
+    sentence = "The search took too long: name fewer collections, or narrow it down."
+    return problem(503, sentence, headers=errors.TRY_AGAIN, reason="too_slow")
 
 
 @api.exception_handler(OutOfStep)

@@ -46,7 +46,8 @@ def register_encoder(
 
     `base`, `epsilon` and `delta` are those of one that was trained on images here: it goes live
     by `switch` only. Raises ModelRefused where the name is taken by other weights: their vectors
-    do not compare; and for more dimensions than an index takes.
+    do not compare; by another folder, or by what was retired; and for more dimensions than an index
+    takes.
     """
     if not 1 <= dimensions <= MAX_DIMENSIONS:
         raise ModelRefused(f"{dimensions} dimensions are not 1 to {MAX_DIMENSIONS}")
@@ -73,6 +74,9 @@ def register_encoder(
         or privacy != (base and base.pk, epsilon, delta)
     ):
         raise ModelRefused(f"encoder {version.pk} was registered with other weights")
+    if version.source != source:
+        raise ModelRefused(f"encoder {version.pk} was registered from another folder")
+    require_in_use(version)
     return version
 
 

@@ -7,7 +7,8 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
 from appliance.api import paging
-from retrieval import access, index
+from retrieval import access, index, queue
+from retrieval.errors import EncoderUnavailable, SearchTooSlow
 from retrieval.models import Collection, Image, Kind, Purpose, Role, ServiceAccount
 from retrieval.models.image import Region
 from tests import database
@@ -53,6 +54,23 @@ def test_source_names_are_told_only_where_they_may_be_seen(
     answer = ask(program)
     assert answer.json()["hits"][0]["source"] is None
     assert b"meier" not in answer.content
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(SearchTooSlow("in time"), "too_slow"), (EncoderUnavailable("no"), None)]
+)
+def test_a_search_that_may_be_asked_again_says_when(
+    program: Client, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str | None
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(queue, "encode_query", fail)
+
+    answer = ask(program)
+
+    assert (answer.status_code, answer.json().get("reason")) == (503, reason)
+    assert answer["Retry-After"] == "5"
 
 
 def test_a_search_takes_an_image_and_the_rest_of_the_query_beside_it(

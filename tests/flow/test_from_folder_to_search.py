@@ -194,6 +194,7 @@ def test_an_evaluation_asks_the_real_encoder(report: Any, tmp_path: Path) -> Non
         ("search", ["cat"], {"user": "reader", "purpose": "CURIOSITY"}),
         ("search", ["cat"], {"user": "reader", "purpose": "TREAT", "collection": ["unknown"]}),
         ("search", [], {"user": "reader", "purpose": "TREAT"}),
+        ("search", ["cat"], {"user": "reader", "purpose": "TREAT", "limit": 0}),
         ("search", [], {"user": "reader", "purpose": "TREAT", "image": [Path("/nowhere.png")]}),
     ],
 )

@@ -84,6 +84,10 @@ def test_a_filled_encoder_goes_live_and_back(shadow: EncoderVersion, image: Imag
 def test_a_name_belongs_to_one_set_of_weights(live: EncoderVersion) -> None:
     with pytest.raises(ModelRefused):
         index.register_encoder(name="live", digest="f" * 64, dimensions=3, licence="none")
+    same = {"digest": live.digest, "dimensions": live.dimensions, "licence": live.licence}
+    assert index.register_encoder(name="live", **same) == live
+    with pytest.raises(ModelRefused, match="another folder"):
+        index.register_encoder(name="live", **same, source="/elsewhere")
 
 
 def test_beyond_the_exact_scan_the_hnsw_index_answers_with_every_row_asked_for(
@@ -423,6 +427,10 @@ def test_a_retired_encoder_leaves_its_row_and_nothing_else(
         fill(shadow, image)
     with pytest.raises(ModelRefused, match="retired"):
         index.switch(shadow)
+    with pytest.raises(ModelRefused, match="retired"):
+        index.register_encoder(
+            name=shadow.name, digest=shadow.digest, dimensions=shadow.dimensions, licence="any"
+        )
 
 
 def test_while_an_encoder_is_being_retired_what_is_left_of_it_is_not_found(

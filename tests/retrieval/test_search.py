@@ -11,7 +11,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from retrieval import access, index, queue
-from retrieval.errors import AccessDenied, AuditUnavailable, EncoderUnavailable
+from retrieval.errors import AccessDenied, AuditUnavailable, EncoderUnavailable, SearchTooSlow
 from retrieval.index import Filter, Metric
 from retrieval.models import (
     AuditEvent,
@@ -129,6 +129,25 @@ def test_a_search_that_fails_is_on_the_log(monkeypatch: pytest.MonkeyPatch) -> N
         search(Query("anything"), actor=reader, purpose=Purpose.TREATMENT)
 
     assert last_event().kind == Kind.SEARCH_FAILED
+
+
+def test_a_search_whose_every_statement_may_take_too_long_says_one_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slowly(_ids: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(5)")
+
+    reader, mine = make_user(), make_collection()
+    grant(reader, mine)
+    monkeypatch.setattr(access, "READ_LIMIT_S", 0.2)
+    monkeypatch.setattr("retrieval.search._indexed", slowly)
+
+    with pytest.raises(SearchTooSlow):
+        search(Query("anything"), actor=reader, purpose=Purpose.TREATMENT)
+
+    assert last_event().kind == Kind.SEARCH_FAILED
+    assert json.loads(last_event().details)["error"] == "SearchTooSlow"
 
 
 def test_more_like_a_foreign_image_is_as_if_it_did_not_exist() -> None:

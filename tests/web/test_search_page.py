@@ -3,6 +3,7 @@ import re
 from datetime import date
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -15,7 +16,14 @@ from appliance.web import middleware
 from appliance.web.views import search as search_views
 from retrieval import access, index, queue
 from retrieval import search as domain
-from retrieval.errors import EncoderUnavailable, NeedsReview, NoTextTower, Reason, Rejected
+from retrieval.errors import (
+    EncoderUnavailable,
+    NeedsReview,
+    NoTextTower,
+    Reason,
+    Rejected,
+    SearchTooSlow,
+)
 from retrieval.index import Filter
 from retrieval.models import Collection, Kind, Role, User
 from retrieval.models.image import Region
@@ -140,6 +148,7 @@ def test_only_readable_collections_are_offered(
         (NeedsReview(Reason.DETECTOR_FAILED), 422, "not be de-identified: detector failed."),
         (EncoderUnavailable("no worker"), 503, "Please try again."),
         (NoTextTower("images only"), 422, "reads images only"),
+        (SearchTooSlow("in time"), 503, "took too long"),
     ],
 )
 def test_a_query_that_cannot_be_encoded_gets_one_sentence(
@@ -156,6 +165,28 @@ def test_a_query_that_cannot_be_encoded_gets_one_sentence(
     assert answer.status_code == status
     assert sentence in answer.content.decode()
     assert "holiday.jpg" not in answer.content.decode()
+
+
+@pytest.mark.parametrize("name", ["like", "copies", "liked"])
+def test_an_image_that_is_gone_or_foreign_gets_the_same_sentence(
+    browser: Client, collection: Collection, name: str
+) -> None:
+    make_image(collection, [1.0, 0.0, 0.0])
+    foreign = make_image(make_collection("sealed"), [1.0, 0.0, 0.0])
+
+    for image_id in (foreign.pk, uuid4()):
+        answer = browser.post("/", {name: image_id})
+        assert answer.status_code == 403
+        assert "is no longer there, or not for this purpose" in answer.content.decode()
+
+
+def test_too_many_judged_images_are_told_from_a_query_that_cancels_itself_out(
+    browser: Client, collection: Collection
+) -> None:
+    answer = browser.post("/", {"words": WORDS, "liked": [uuid4() for _ in range(65)]})
+
+    assert answer.status_code == 400
+    assert "at most 64 images are judged" in answer.content.decode()
 
 
 def test_a_query_image_lies_in_a_file_without_a_name(

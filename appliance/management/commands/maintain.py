@@ -80,7 +80,7 @@ def write_metrics(folder: Path) -> None:
         for field, gauge in gauges.items():
             gauge.labels(*labels).set(getattr(part, field))
         # What answers no queries is not checked, and its last recall is no alarm.
-        if part.encoder.live and part.rows and part.checked_at is not None:
+        if part.encoder.live and part.rows and part.recall is not None and part.checked_at:
             recall.labels(*labels).set(part.recall)
             checked.labels(*labels).set(part.checked_at.timestamp())
     write_to_textfile(str(folder / "cloister.prom"), registry)

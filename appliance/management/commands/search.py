@@ -17,7 +17,7 @@ from retrieval import queue
 from retrieval.index import Filter, Metric
 from retrieval.models.image import Region
 from retrieval.query import Fusion, Group, Part, Query
-from retrieval.search import Answer, search
+from retrieval.search import MAX_LIMIT, Answer, search
 
 MAX_EXAMPLE_BYTES = 20 * 1024 * 1024
 COLD_START_TIMEOUT_S = 180.0
@@ -95,6 +95,8 @@ def metric(text: str) -> Metric:
 
 
 def read_question(options: dict[str, Any]) -> Query:
+    if not 1 <= options["limit"] <= MAX_LIMIT:
+        raise CommandError(f"--limit is 1 to {MAX_LIMIT}")
     crop = options["crop"]
     pictures = [Part(image=read_example(path)) for path in options["image"]]
     pictures += [Part(like=image_id) for image_id in options["like"]]

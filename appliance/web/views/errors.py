@@ -1,6 +1,7 @@
 """Answers without data. They read neither session nor database, and say the same to everybody."""
 
 import sys
+from typing import Final
 
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
@@ -9,13 +10,23 @@ from django.template.loader import render_to_string
 from appliance.api.problems import problem
 from retrieval.errors import CloisterError
 
+TRY_AGAIN: Final = {"Retry-After": "5"}
 
-def _plain(request: HttpRequest, status: int, title: str, message: str) -> HttpResponse:
+
+def _plain(
+    request: HttpRequest,
+    status: int,
+    title: str,
+    message: str,
+    headers: dict[str, str] | None = None,
+) -> HttpResponse:
     if request.path.startswith("/api/"):
-        return problem(status, message)
+        return problem(status, message, headers=headers)
     template = "error_part.html" if request.headers.get("HX-Request") else "error.html"
     body = render_to_string(template, {"title": title, "message": message})
-    return HttpResponse(body, status=status, headers={"Cache-Control": "no-store"})
+    return HttpResponse(
+        body, status=status, headers={"Cache-Control": "no-store", **(headers or {})}
+    )
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
@@ -61,6 +72,7 @@ def unavailable(request: HttpRequest) -> HttpResponse:
         503,
         "Not available right now",
         "Nothing was shown: a part of the appliance does not answer. Please try again shortly.",
+        TRY_AGAIN,
     )
 
 

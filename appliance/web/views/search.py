@@ -21,6 +21,7 @@ from retrieval.errors import (
     NeedsReview,
     NoTextTower,
     Rejected,
+    SearchTooSlow,
 )
 from retrieval.models.grant import Capability
 from retrieval.search import Answer, Hit, near_duplicates, search
@@ -33,9 +34,12 @@ REFUSALS: Final[dict[type[Exception], tuple[str, int]]] = {
     NeedsReview: ("The example image could not be de-identified: {reason}.", 422),
     NoTextTower: ("The encoder in use reads images only: search with an image.", 422),
     EncoderUnavailable: ("No encoder answers right now. Please try again.", 503),
+    SearchTooSlow: ("The search took too long: tick fewer collections, or narrow it down.", 503),
     ValueError: ("What is wanted and what is not wanted cancel each other out.", 400),
 }
 """One sentence for each reason why there is no answer, and the status it goes out with."""
+NAMES_AN_IMAGE: Final = ("like", "copies", "liked", "disliked")
+GONE: Final = "An image you search by is no longer there, or not for this purpose."
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,20 @@ def _answer(request: HttpRequest, form: SearchForm) -> tuple[Answer | None, str,
     if not form.is_valid():
         return None, " ".join(str(e) for errors in form.errors.values() for e in errors), 400
     actor, purpose = actor_of(request), of_session(request)
-    copies = form.cleaned_data["copies"]
+    asked = form.cleaned_data
     try:
-        if copies:
-            answer = near_duplicates(copies, actor=actor, purpose=purpose, limit=RESULTS)
+        query = None if asked["copies"] else form.query()
+    except ValueError as error:
+        # A Query's own sentence, which quotes nothing.
+        return None, f"That is not a query: {error}.", 400
+    try:
+        if query is None:
+            answer = near_duplicates(asked["copies"], actor=actor, purpose=purpose, limit=RESULTS)
         else:
-            answer = search(form.query(), actor=actor, purpose=purpose, limit=RESULTS)
+            answer = search(query, actor=actor, purpose=purpose, limit=RESULTS)
     except (CloisterError, ValueError) as error:
+        if isinstance(error, AccessDenied) and any(asked[name] for name in NAMES_AN_IMAGE):
+            return None, GONE, 403
         for refusal, (problem, status) in REFUSALS.items():
             if isinstance(error, refusal):
                 return None, problem.format(reason=_in_words(error)), status
