@@ -2,6 +2,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -84,10 +85,16 @@ def test_a_filled_encoder_goes_live_and_back(shadow: EncoderVersion, image: Imag
 def test_a_name_belongs_to_one_set_of_weights(live: EncoderVersion) -> None:
     with pytest.raises(ModelRefused):
         index.register_encoder(name="live", digest="f" * 64, dimensions=3, licence="none")
-    same = {"digest": live.digest, "dimensions": live.dimensions, "licence": live.licence}
-    assert index.register_encoder(name="live", **same) == live
+    again = partial(
+        index.register_encoder,
+        name="live",
+        digest=live.digest,
+        dimensions=live.dimensions,
+        licence=live.licence,
+    )
+    assert again() == live
     with pytest.raises(ModelRefused, match="another folder"):
-        index.register_encoder(name="live", **same, source="/elsewhere")
+        again(source="/elsewhere")
 
 
 def test_beyond_the_exact_scan_the_hnsw_index_answers_with_every_row_asked_for(
