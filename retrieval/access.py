@@ -35,6 +35,7 @@ OPERATOR: Final = "operator"
 """The user in whose name commands on the appliance's own command line act, unless told another."""
 
 READ_LIMIT_S: Final = 10
+"""Of one statement; where the index is read, all of them have less: `index.deadline`."""
 
 SCOPE_FOR: Final[dict[Capability, str | None]] = {
     Capability.VIEW: "",
