@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from django.db import connection
-from pgvector import HalfVector
+from psycopg import sql
 
 from retrieval import access, index, upkeep
 from retrieval.index import FULL_EF_SEARCH, Route
+from retrieval.index.asked import halfvec
 from retrieval.models import Collection, Purpose, User
 from workers.benchmark import scratch, synthetic
 from workers.benchmark.synthetic import Corpus, Kind, Space
@@ -123,19 +124,19 @@ def global_index(visible: Visible | None = None, *, on: str = "off", exact: bool
     which = "TRUE" if visible is None else f"collection_id IN ({', '.join(map(str, visible.ids))})"
 
     def search(query: np.ndarray) -> Answer:
-        vector = HalfVector(query).to_text()
+        # As ours: one message, and the vector in as few digits as it has.
+        statement = sql.SQL(
+            f"SELECT set_config('enable_indexscan', '{'off' if exact else 'on'}', true),"  # noqa: S608
+            " set_config('max_parallel_workers_per_gather', '0', true),"
+            f" set_config('hnsw.ef_search', '{FULL_EF_SEARCH}', true),"
+            f" set_config('hnsw.iterative_scan', '{on}', true);"
+            f" SELECT image_id, distance FROM (SELECT image_id, vector::halfvec({d}) <=> {{vector}}"
+            f" AS distance FROM global_embedding WHERE {which})"
+            f" AS found ORDER BY distance LIMIT {K}"
+        )
         with connection.cursor() as cursor:
-            cursor.execute(
-                f"SELECT set_config('enable_indexscan', '{'off' if exact else 'on'}', true),"
-                " set_config('max_parallel_workers_per_gather', '0', true),"
-                f" set_config('hnsw.ef_search', '{FULL_EF_SEARCH}', true),"
-                f" set_config('hnsw.iterative_scan', '{on}', true)"
-            )
-            cursor.execute(
-                f"SELECT image_id, distance FROM (SELECT image_id, vector::halfvec({d}) <=>"  # noqa: S608
-                f" '{vector}'::halfvec({d}) AS distance FROM global_embedding WHERE {which})"
-                f" AS found ORDER BY distance LIMIT {K}"
-            )
+            cursor.execute(statement.format(vector=halfvec(query)))
+            cursor.nextset()
             return [image_id for image_id, _ in cursor.fetchall()]
 
     return search
