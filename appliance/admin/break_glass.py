@@ -5,20 +5,22 @@ from uuid import UUID
 
 from django.contrib import admin, messages
 from django.db.models import Model
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponseRedirect
 from django.shortcuts import redirect
 from django.urls import URLPattern, path
 from django.views.decorators.http import require_POST
 
-from appliance.admin.base import PURPOSE, ReadOnlyAdmin, in_context, rendered
+from appliance.admin.base import RecordedReadingAdmin
 from appliance.web.purpose import actor_of
-from retrieval import audit, break_glass, holds
+from retrieval import break_glass, holds
 from retrieval.errors import AccessDenied, SecondPersonNeeded
 from retrieval.models import BreakGlass, Kind, User, Verdict
 
 
 @admin.register(BreakGlass)
-class BreakGlassAdmin(ReadOnlyAdmin):
+class BreakGlassAdmin(RecordedReadingAdmin):
+    reading = Kind.GLASS_READ
+    recorded_as = "break_glass"
     list_display = ["opened_at", "user", "collection", "originals", "open_until", "state"]
     list_select_related = ["user", "collection"]
     list_per_page = 50
@@ -46,32 +48,9 @@ class BreakGlassAdmin(ReadOnlyAdmin):
     def has_module_permission(self, request: HttpRequest) -> bool:
         return request.user.is_authenticated and self.has_view_permission(request)
 
-    def changelist_view(
-        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        with in_context(request):
-            response: Any = rendered(super().changelist_view(request, extra_context))
-            changelist = getattr(response, "context_data", {}).get("cl")
-            shown = [row.pk for row in changelist.result_list] if changelist else []
-        _record_reading(request, shown)
-        return response  # type: ignore[no-any-return]  # unfold has no types
-
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        with in_context(request):
-            row = self.get_object(request, object_id) if object_id else None
-            waits = isinstance(row, BreakGlass) and not row.verdict
-            is_own = isinstance(row, BreakGlass) and row.user_id == request.user.pk
-            context = {"verdicts": Verdict.choices if waits and not is_own else []}
-            context |= extra_context or {}
-            response = rendered(super().changeform_view(request, object_id, form_url, context))
-        _record_reading(request, [] if row is None else [row.pk])
-        return response
+    def beside_row(self, request: HttpRequest, row: BreakGlass) -> dict[str, Any]:
+        may_judge = not row.verdict and row.user_id != request.user.pk
+        return {"verdicts": Verdict.choices if may_judge else []}
 
     def review_view(self, request: HttpRequest, broken_id: UUID) -> HttpResponseRedirect:
         try:
@@ -98,7 +77,3 @@ def badge(request: HttpRequest) -> list[str] | None:
     }
     told = ", ".join(f"{what}: {count}" for what, count in waiting.items() if count)
     return [told, "danger"] if told else None
-
-
-def _record_reading(request: HttpRequest, shown: list[UUID]) -> None:
-    audit.record(Kind.GLASS_READ, actor=actor_of(request), purpose=PURPOSE, break_glass=shown)

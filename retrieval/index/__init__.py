@@ -28,7 +28,6 @@ from retrieval.index.encoders import (
     require_kept,
     retire,
     switch,
-    to_fill,
     without_vector,
 )
 from retrieval.index.in_time import deadline
@@ -74,7 +73,6 @@ __all__ = [
     "store_all",
     "store_report",
     "switch",
-    "to_fill",
     "vectors_among",
     "vectors_of",
     "without_vector",

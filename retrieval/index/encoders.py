@@ -223,11 +223,18 @@ def coverage(encoder: EncoderVersion) -> float:
     return 1 - count_without_vector(encoder) / indexed if indexed else 1.0
 
 
-def without_vector(encoder: EncoderVersion, collection_id: int) -> QuerySet[Image]:
-    """The collection's indexed images that `encoder` has not seen, inside `access.processing`."""
+def without_vector(
+    encoder: EncoderVersion, collection_id: int, *, parts_from: str | None = None
+) -> QuerySet[Image]:
+    """The collection's indexed images that `encoder` has not seen, inside `access.processing`.
+
+    parts_from: also those whose parts it has from elsewhere (see `store`).
+    """
     seen = Embedding.objects.filter(
         collection_id=collection_id, image_id=OuterRef("pk"), encoder_id=encoder.pk
     )
+    if parts_from is not None:
+        seen = seen.filter(region=WHOLE_IMAGE, parts_from=parts_from)
     return _read_by(encoder, collection_id).filter(~Exists(seen))
 
 
@@ -247,19 +254,6 @@ def reports_to_read(
     return with_report.filter(unread | ~Q(report__rules_digest=rules_digest))
 
 
-def to_fill(encoder: EncoderVersion, collection_id: int, *, parts_from: str) -> QuerySet[Image]:
-    """Indexed images that `encoder` has not seen, or whose parts it has from elsewhere than
-    `parts_from` (see `store`), inside `access.processing`."""
-    seen = Embedding.objects.filter(
-        collection_id=collection_id,
-        image_id=OuterRef("pk"),
-        encoder_id=encoder.pk,
-        region=WHOLE_IMAGE,
-        parts_from=parts_from,
-    )
-    return Image.objects.filter(~Exists(seen), state=State.INDEXED, collection_id=collection_id)
-
-
 def coverage_of_parts(encoder: EncoderVersion, *, parts_from: str) -> float | None:
     """Of the indexed images whose collections find parts, the share that `encoder` has looked
     through for them as `parts_from` says; None where there are none. As a worker's role."""
@@ -273,5 +267,5 @@ def coverage_of_parts(encoder: EncoderVersion, *, parts_from: str) -> float | No
                 indexed += Image.objects.filter(
                     collection_id=collection_id, state=State.INDEXED
                 ).count()
-                due += to_fill(encoder, collection_id, parts_from=parts_from).count()
+                due += without_vector(encoder, collection_id, parts_from=parts_from).count()
     return 1 - due / indexed if indexed else None

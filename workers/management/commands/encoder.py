@@ -139,7 +139,7 @@ class Command(BaseCommand):
                 images = (
                     index.reports_to_read(version, collection.pk, rules_digest=rules_digest())
                     if stage is Stage.REPORT
-                    else index.to_fill(version, collection.pk, parts_from=parts_from)
+                    else index.without_vector(version, collection.pk, parts_from=parts_from)
                 )
                 for image in images:
                     if not Work.objects.filter(image=image, stage=stage).exists():
