@@ -212,27 +212,33 @@ def test_a_query_with_nothing_in_it_is_refused() -> None:
         Query("   ")
 
 
-def test_the_plan_touches_permitted_partitions_only() -> None:
+def test_no_statement_of_any_search_has_a_foreign_partition_in_its_plan() -> None:
     reader, mine, foreign = make_user(), make_collection(), make_collection()
     grant(reader, mine)
-    make_images(mine, [[1, 0, 0]] * 3)
+    first, *_ = make_images(mine, [[1, 0, a / 100] for a in range(40)], perceptual_hash="01" * 32)
     make_images(foreign, [[1, 0, 0]] * 3)
+    shapes = [
+        Query("words"),
+        Query("words", where=Filter(media_types=("image/png",), tags=("any",))),
+        Query("words", liked=(first.pk,), diversity=0.5),
+        Query("words", group=Group.STUDY),
+        Query("words", metric=Metric.MANHATTAN),
+        Query("words", parts=(Part(like=first.pk),), fusion=Fusion.RANKS),
+    ]
+    by: dict[str, Any] = {"actor": reader, "purpose": Purpose.TREATMENT}
 
-    with (
-        access.acting_as(reader, Purpose.TREATMENT),
-        CaptureQueriesContext(connection) as captured,
-    ):
-        index.nearest(
-            np.array([1, 0, 0], np.float32),
-            within=[mine.pk],
-            encoder=index.live_encoder(),
-            limit=5,
-        )
-    (query,) = [q["sql"] for q in captured if "<=>" in q["sql"]]
+    with CaptureQueriesContext(connection) as captured:
+        for query in shapes:
+            search(query, **by)
+        near_duplicates(first.pk, **by)
+
+    reads = [q["sql"] for q in captured if "retrieval_embedding" in q["sql"]]
+    assert len(reads) > 2 * len(shapes)
     with access.acting_as(reader, Purpose.TREATMENT):
-        plan = database.plan_of(query)
-    assert f"retrieval_embedding_c{mine.pk}" in plan
-    assert f"retrieval_embedding_c{foreign.pk}" not in plan
+        plans = [database.plan_of(read) for read in reads]
+    for plan in plans:
+        assert f"retrieval_embedding_c{mine.pk}" in plan
+        assert f"retrieval_embedding_c{foreign.pk}" not in plan
 
 
 def found(query: Query, reader: User, **options: Any) -> list[uuid.UUID]:

@@ -9,6 +9,7 @@ from django.test import Client
 from django.urls import reverse
 
 from appliance.web import ticket
+from appliance.web.views.image import is_small
 from retrieval import storage
 from retrieval.models import Collection, Grant, Image, Kind, Purpose, Role, State, User
 from retrieval.storage import Form
@@ -90,6 +91,22 @@ def test_a_reviewer_sees_what_is_in_review_and_nothing_before(
 
     shown = state in (State.INDEXED, State.REVIEW)
     assert answer.status_code == (200 if shown else 404)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "enlarged"),
+    [
+        (128, 128, True),
+        (180, 360, True),
+        (40, 300, False),
+        (999, 999, False),
+        (None, None, False),
+    ],
+)
+def test_a_small_picture_is_shown_enlarged_and_a_strip_is_not(
+    width: int | None, height: int | None, enlarged: bool
+) -> None:
+    assert is_small(Image(width=width, height=height)) == enlarged
 
 
 def test_pictures_are_the_deidentified_ones_and_no_cache_keeps_them(

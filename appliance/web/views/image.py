@@ -13,10 +13,12 @@ from appliance.web.forms import read_tags
 from appliance.web.purpose import actor_of, of_session
 from retrieval import access, look, tags
 from retrieval.errors import AccessDenied, Rejected
-from retrieval.models import Purpose, State
+from retrieval.models import Image, Purpose, State
 from retrieval.models.grant import Capability
 from retrieval.models.image import Region
 from retrieval.storage import Form
+
+SMALL_PX = 360
 
 
 @never_cache
@@ -31,12 +33,19 @@ def image_page(request: HttpRequest, image_id: UUID) -> HttpResponse:
         "image": seen.image,
         "seen": seen,
         "found": found if seen.image.width else None,
+        "is_small": is_small(seen.image),
         "is_indexed": seen.image.state == State.INDEXED,
         "may_tag": seen.image.collection
         in access.collections_where(actor, purpose, Capability.INGEST),
         "shows_original": purpose == Purpose.EMERGENCY and seen.image.collection_id in opened,
     }
     return render(request, template, context)
+
+
+def is_small(image: Image) -> bool:
+    """Whether it is shown enlarged: strips are not, which then would not fit."""
+    sides = sorted((image.width or 0, image.height or 0))
+    return 0 < sides[1] <= SMALL_PX and sides[1] <= 2 * sides[0]
 
 
 def _found(request: HttpRequest) -> Region | None:
