@@ -1,10 +1,11 @@
 """What the documents name is there, and what an operator may set is named in them."""
 
 import re
+from argparse import ArgumentParser, _SubParsersAction
 from pathlib import Path
 
 import yaml
-from django.core.management import get_commands
+from django.core.management import get_commands, load_command_class
 
 from tests.conftest import LONGEST
 
@@ -41,6 +42,34 @@ def test_every_command_that_the_readme_lists_is_there() -> None:
     named = set(re.findall(r"^\| `(\w+)", read("README.md").partition("## Everyday")[2], re.M))
     assert named <= get_commands().keys()
     assert {"import", "search", "audit", "finetune"} <= named
+
+
+def options(parser: ArgumentParser) -> set[str]:
+    """Those of the command and of what it divides into."""
+    found: set[str] = set()
+    for action in parser._actions:
+        found.update(action.option_strings)
+        if isinstance(action, _SubParsersAction):
+            found.update(*(options(part) for part in action.choices.values()))
+    return found
+
+
+def test_every_option_of_a_command_that_a_document_names_is_there() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    shown = re.findall(r"(?:manage\.py |^\| `)(\w+)([^`\n#]*)", text, re.M)
+    commands = get_commands()
+    named = {
+        (name, option)
+        for name, rest in shown
+        if name in commands
+        for option in re.findall(r"--[a-z][\w-]*", rest)
+    }
+    there = {
+        name: options(load_command_class(commands[name], name).create_parser("manage.py", name))
+        for name, _ in named
+    }
+    assert {(name, option) for name, option in named if option not in there[name]} == set()
+    assert ("search", "--image") in named
 
 
 def test_every_setting_is_told_to_who_runs_it() -> None:

@@ -40,8 +40,8 @@ __all__ = ["encoder_answers", "log"]
 pytestmark = pytest.mark.usefixtures("encoder_answers")
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "audit.md"
-MOST_S = 10
-"""Five seconds is what the appliance keeps to; the rest is what a busy test machine takes."""
+MOST_S = 20
+"""Five seconds is what the appliance keeps to (test_audit.py); here twenty ask at once."""
 
 
 @dataclass(frozen=True)

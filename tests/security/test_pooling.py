@@ -24,7 +24,7 @@ from retrieval import access
 from retrieval.models import Collection, Purpose, User
 from tests.factories import grant, make_collection, make_encoder, make_image, make_user
 
-REQUESTS = int(os.environ.get("POOLED_REQUESTS", "2000"))
+REQUESTS = int(os.environ.get("POOLED_REQUESTS", "1000"))
 THREADS = 4
 SESSIONS = 2
 """Fewer than threads: no request can count on the session that its thread had before."""
