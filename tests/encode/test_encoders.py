@@ -1,6 +1,7 @@
 """The contract every encoder keeps, held against the real ones."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -14,12 +15,16 @@ import torch
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from retrieval.errors import NoTextTower
+from retrieval.errors import ModelRefused, NoTextTower
+from workers.encode import registry
 from workers.encode.classic import ClassicEncoder
 from workers.encode.embedded import EmbeddedEncoder
 from workers.encode.encoder import Encoder, Pixels, encode_all
 from workers.encode.image_network import Normalised
+from workers.encode.model_folder import digest_of, read_shaping_files
 from workers.encode.openclip import OpenClipEncoder
+from workers.encode.precision import Precision, write
+from workers.encode.precision import digest_of as config_digest
 from workers.encode.timm_backbone import TimmEncoder
 
 ARCHITECTURE = "ViT-S-32-alt"
@@ -51,8 +56,10 @@ def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["embedded", "open_clip", "timm", "classic"])
-def encoder(request: pytest.FixtureRequest) -> Iterator[Encoder]:
+@pytest.fixture(scope="module", params=["embedded", "open_clip", "timm", "classic", "bf16"])
+def encoder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Encoder]:
     match request.param:
         case "embedded":
             yield EmbeddedEncoder()
@@ -62,14 +69,22 @@ def encoder(request: pytest.FixtureRequest) -> Iterator[Encoder]:
             yield TimmEncoder("random", request.getfixturevalue("timm_folder"))
         case "classic":
             yield ClassicEncoder()
+        case "bf16":
+            # int8 takes long to make: test_precision holds the one it has to the same.
+            source = str(request.getfixturevalue("timm_folder"))
+            folder = tmp_path_factory.mktemp("cheaper") / "bf16"
+            base = registry.load("base", source=source)
+            config = write(folder, base, base_source=source, precision=Precision.BF16)
+            yield registry.load("bf16", source=str(folder), digest=config_digest(config))
 
 
 @pytest.fixture(scope="module")
 def texts(encoder: Encoder) -> np.ndarray:
     """TEXTS' vectors; no rows of an encoder that reads images only."""
-    if isinstance(encoder, (TimmEncoder, ClassicEncoder)):
+    try:
+        return encoder.encode_texts(TEXTS)
+    except NoTextTower:
         return np.zeros((0, encoder.dimensions), np.float32)
-    return encoder.encode_texts(TEXTS)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +142,29 @@ def test_different_inputs_give_different_vectors(
 def test_an_encoder_states_a_digest_and_a_licence(encoder: Encoder) -> None:
     assert len(bytes.fromhex(encoder.digest)) == 32
     assert encoder.licence
+
+
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [
+        ("open_clip_folder", "model.safetensors"),
+        ("timm_folder", "model.safetensors"),
+        ("timm_folder", "config.json"),
+    ],
+)
+def test_a_folder_that_was_altered_after_its_import_is_refused(
+    model: str, file: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = tmp_path / "altered"
+    shutil.copytree(request.getfixturevalue(model), folder)
+    recorded = digest_of(read_shaping_files(folder))
+    content = bytearray((folder / file).read_bytes())
+    # The last weight, or a blank in front of what JSON says.
+    altered = content[:-1] + bytes([content[-1] ^ 1]) if file.endswith("s") else b" " + content
+    (folder / file).write_bytes(altered)
+
+    with pytest.raises(ModelRefused, match="not those it was recorded with"):
+        registry.load("altered", source=str(folder), digest=recorded)
 
 
 def test_an_encoder_of_images_only_says_so_when_asked_for_words(timm_folder: Path) -> None:

@@ -85,7 +85,13 @@ def test_int8_is_near_float32_whatever_the_batch(
     base, cheaper, _, _ = int8
 
     assert cosines(base, cheaper, images).min() > 0.99
-    assert np.allclose(encode_all(cheaper, images[:1]), encode_all(cheaper, images)[:1], atol=1e-4)
+    rows = encode_all(cheaper, images)
+    assert rows.dtype == np.float32
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    assert np.array_equal(encode_all(cheaper, images), rows)
+    assert np.allclose(encode_all(cheaper, images[::-1])[::-1], rows, atol=1e-4)
+    assert np.allclose(encode_all(cheaper, images[:1]), rows[:1], atol=1e-4)
+    assert encode_all(cheaper, []).shape == (0, cheaper.dimensions)
     assert cheaper.digest != base.digest
     assert (cheaper.dimensions, cheaper.side) == (base.dimensions, base.side)
 
