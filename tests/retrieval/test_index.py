@@ -273,6 +273,30 @@ def test_a_part_that_is_nearest_is_found_with_its_box(live: EncoderVersion) -> N
     assert found() == [(other.pk, None), (image.pk, None)]
 
 
+@pytest.mark.parametrize("path", [Path.INDEX, Path.BROAD])
+def test_dead_rows_and_parts_leave_nobody_out(
+    live: EncoderVersion, path: Path, superuser: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    mine, reader = make_collection(), make_user()
+    grant(reader, mine)
+    images = make_images(mine, [[1, 0.001 * n, 0] for n in range(40)])
+    give_parts(images[0], live=live, count=30)
+    build_index(mine)
+    gone = [image.pk for image in images[1:21]]
+    superuser.execute("DELETE FROM retrieval_image WHERE id = ANY (%s)", [gone])
+
+    with access.acting_as(reader, Purpose.TREATMENT):
+        found = index.nearest(
+            np.array([1, 0, 0], np.float32),
+            within=[mine.pk],
+            encoder=live,
+            limit=20,
+            route=Route(path, 10),
+        )
+
+    assert {n.image_id for n in found} == {i.pk for i in (images[0], *images[21:])}
+
+
 @pytest.mark.parametrize("metric", list(Metric))
 def test_every_metric_says_its_own_distance(live: EncoderVersion, metric: Metric) -> None:
     mine = make_collection()
@@ -333,6 +357,12 @@ def test_no_plan_touches_a_partition_that_is_not_permitted(
             limit=30,
             route=route,
             where=where,
+        )
+        index.background(
+            np.array([1, 0, 0], np.float32),
+            beside=found[0].image_id,
+            within=[c.pk for c in permitted],
+            encoder=live,
         )
         plans = [database.plan_of(q["sql"]) for q in list(captured) if "<=>" in q["sql"]]
 
