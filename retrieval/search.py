@@ -24,7 +24,8 @@ from retrieval.query import Fusion, Part, Query
 MAX_LIMIT = 200
 POOL = 5
 """So many times the wanted images are looked at to choose from: by rank, variety or group."""
-MAX_POOL = 2000
+MAX_POOL = 20_000
+"""A film or a long study may be nearer with thousands of images than the next group is."""
 DUPLICATE_SIMILARITY = 0.93
 SCORE_DIGITS = 3
 """Scores are rounded: finer ones would let a caller triangulate a vector."""

@@ -345,7 +345,8 @@ def test_an_answer_by_subject_shows_each_once_and_is_filled_from_behind(
 ) -> None:
     with access.acting_as(operator(), Purpose.ADMINISTRATION):
         one, two = (Subject.objects.create(collection=mine, pseudonym=p) for p in ("1", "2"))
-    of_one = make_images(mine, [[1, 0.001 * n, 0] for n in range(40)], subject=one)
+    # More of them than any single look at the index.
+    of_one = make_images(mine, [[1, 0.001 * n, 0] for n in range(2100)], subject=one)
     (of_two,) = make_images(mine, [[0.2, 1, 0]], subject=two)
     (unknown,) = make_images(mine, [[0.1, 1, 0]])
 
