@@ -4,7 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from celery.fixups.django import DjangoWorkerFixup  # type: ignore[attr-defined]
+from celery.signals import task_prerun
 from django.conf import settings
+from django.db import connection
 
 from retrieval.models import Stage
 from retrieval.queue import QUERY_QUEUE
@@ -42,3 +45,20 @@ def test_who_imports_takes_one_core_and_who_answers_queries_all(
 
     options = Mtcnn()._propose.get_session_options()
     assert (cores.threads(), options.intra_op_num_threads) == (threads, threads)
+
+
+def test_tasks_share_a_session_of_the_database_until_it_breaks(db: None) -> None:
+    celery = DjangoWorkerFixup(worker.app)
+    task = SimpleNamespace(request=SimpleNamespace(is_eager=False))
+    connection.ensure_connection()
+    session = connection.connection
+
+    celery.on_task_prerun(task)
+    celery.on_task_postrun(task)
+    assert connection.connection is session
+
+    session.close()
+    task_prerun.send(sender="any task")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    assert connection.connection is not session
