@@ -10,7 +10,6 @@ Radovanović et al. 2010, "Hubs in Space"). Measured in docs/benchmarks.md.
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
-from uuid import UUID
 
 import numpy as np
 
@@ -27,14 +26,14 @@ FEWEST: Final = 30
 
 
 def stands_out(
-    nearest: UUID,
+    nearest: index.Neighbour,
     vector: np.ndarray,
     words: Sequence[np.ndarray],
     *,
     within: Sequence[int],
     encoder: EncoderVersion,
 ) -> bool | None:
-    """Whether the image that is nearest to `vector` is an answer, inside `access.acting_as`.
+    """Whether the image that is nearest to `vector` is an answer, inside `access.reading_as`.
 
     Of images with parts, its nearest row is held against the nearest row of each of the others,
     and against the row of its own that is nearest to other words: the best of five is better than

@@ -196,7 +196,7 @@ def _rank(
     return Ranking(
         [n.image_id for n in sorted(near, key=lambda n: (n.distance, n.image_id))],
         agreed / len(exact) if exact else 1.0,
-        confidence.stands_out(near[0].image_id, vector, other_words, within=within, encoder=encoder)
+        confidence.stands_out(near[0], vector, other_words, within=within, encoder=encoder)
         if near
         else None,
     )

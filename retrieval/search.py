@@ -188,7 +188,7 @@ def _nearest(query: Query, limit: int, reader: Reader, encoder: EncoderVersion) 
         neighbours, images = _candidates(query, vectors, within, encoder, limit)
         confident = (
             confidence.stands_out(
-                neighbours[0][0].image_id,
+                neighbours[0][0],
                 vectors[0][0],
                 other_words,
                 within=within,

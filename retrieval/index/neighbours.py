@@ -30,7 +30,8 @@ def nearest(
     where: Filter = EVERYTHING,
     route: Route | None = None,
 ) -> list[Neighbour]:
-    """The `limit` images nearest to `vector`, nearest first, inside `access.acting_as`.
+    """The `limit` images nearest to `vector`, nearest first, inside `access.reading_as`
+    or `access.acting_as`.
 
     `within`: ids of the permitted collections. Each image is there once, by its nearest region.
     Never fewer than `limit` where as many are permitted and pass `where`. `exact`: read every
@@ -71,7 +72,7 @@ def _nearest_regions(found: Sequence[Neighbour]) -> list[Neighbour]:
 
 
 def background(
-    vector: np.ndarray, *, beside: UUID, within: Sequence[int], encoder: EncoderVersion
+    vector: np.ndarray, *, beside: Neighbour, within: Sequence[int], encoder: EncoderVersion
 ) -> tuple[np.ndarray, np.ndarray]:
     """The vectors of the image `beside`, (rows, dimensions), and what else there is to hold it
     against: how near at most BACKGROUND of the permitted images are to `vector`, each by its
@@ -79,40 +80,37 @@ def background(
 
     Always the same ones while nothing is added: equal questions have equal answers. Ids are
     random, so the first of each collection are a sample. No rows where `beside` is not permitted.
-    Inside `access.acting_as`.
+    Inside `access.reading_as`.
     """
     # Of many collections every nth: each is a partition to be planned and opened.
-    asked = sorted(within)[:: -(-len(within) // BACKGROUND_COLLECTIONS)]
+    sampled = sorted(within)[:: -(-len(within) // BACKGROUND_COLLECTIONS)]
     with connection.cursor() as cursor, deadline():
-        share = -(-BACKGROUND // len(asked)) * rows_per_image(cursor, within, encoder)
-        samples = sql.SQL(" UNION ALL ").join(
-            sql.SQL(
-                "(SELECT image_id, vector, false FROM retrieval_embedding"
-                " WHERE collection_id = {collection} AND encoder_id = {encoder}"
-                " ORDER BY image_id, region LIMIT {share})"
-            ).format(
-                collection=sql.Literal(int(collection_id)),
-                encoder=sql.Literal(encoder.pk),
-                share=sql.Literal(share),
-            )
-            for collection_id in asked
+        share = -(-BACKGROUND // len(sampled)) * rows_per_image(cursor, within, encoder)
+        # The samples as one part of the statement: as one for each collection, each would have its
+        # policy worked out anew, and with all of them planning would cost more than a scan.
+        statement = sql.SQL(
+            "SELECT {time_left};"
+            " WITH asked AS MATERIALIZED (SELECT {vector} AS vector)"
+            " SELECT row.image_id, 1 - (row.vector <=> asked.vector),"
+            " CASE WHEN row.is_beside THEN row.vector::text END"
+            " FROM asked, (SELECT image_id, vector, true AS is_beside FROM retrieval_embedding"
+            " WHERE collection_id IN ({permitted}) AND collection_id = {its_collection}"
+            " AND image_id = {image} AND encoder_id = {encoder}"
+            " UNION ALL SELECT sample.*, false FROM unnest(ARRAY[{sampled}]) AS one (collection),"
+            " LATERAL (SELECT image_id, vector FROM retrieval_embedding"
+            " WHERE collection_id IN ({sampled}) AND collection_id = one.collection"
+            " AND encoder_id = {encoder} ORDER BY image_id, region LIMIT {share}) AS sample) AS row"
         )
         cursor.execute(
-            sql.SQL(
-                "SELECT {time_left};"
-                " WITH asked AS MATERIALIZED (SELECT {vector} AS vector)"
-                " SELECT row.image_id, 1 - (row.vector <=> asked.vector),"
-                " CASE WHEN row.is_beside THEN row.vector::text END"
-                " FROM asked, ((SELECT image_id, vector, true AS is_beside FROM retrieval_embedding"
-                " WHERE collection_id IN ({collections}) AND image_id = {image}"
-                " AND encoder_id = {encoder}) UNION ALL {samples}) AS row"
-            ).format(
+            statement.format(
                 time_left=time_left(),
                 vector=halfvec(vector),
-                collections=literals(within),
-                image=sql.Literal(beside),
+                permitted=literals(within),
+                its_collection=sql.Literal(beside.collection_id),
+                image=sql.Literal(beside.image_id),
                 encoder=sql.Literal(encoder.pk),
-                samples=samples,
+                sampled=literals(sampled),
+                share=sql.Literal(share),
             )
         )
         cursor.nextset()

@@ -169,7 +169,7 @@ def _halfvec_oid() -> int:
 def vectors_among(
     image_ids: Iterable[UUID], *, within: Sequence[int], encoder: EncoderVersion
 ) -> dict[UUID, np.ndarray]:
-    """Whole images' vectors, (dimensions,) float32, by image, inside `access.acting_as`.
+    """Whole images' vectors, (dimensions,) float32, by image, inside `access.reading_as`.
 
     `within`: ids of the permitted collections. Those of other or unknown images are left out.
     """

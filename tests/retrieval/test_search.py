@@ -526,7 +526,7 @@ def test_what_stands_out_is_told_from_permitted_images_alone(
         (own, among), (foreign, _) = (
             index.background(
                 np.array([1, 0, 0], np.float32),
-                beside=beside.pk,
+                beside=index.Neighbour(beside.pk, beside.collection_id, 0, 0.0),
                 within=[mine.pk],
                 encoder=index.live_encoder(),
             )
@@ -550,7 +550,7 @@ def test_images_with_parts_are_held_against_one_another_by_their_nearest_rows(
     with access.acting_as(reader, Purpose.TREATMENT):
         own, among = index.background(
             np.array([1, 0, 0], np.float32),
-            beside=images[0].pk,
+            beside=index.Neighbour(images[0].pk, mine.pk, 0, 0.0),
             within=[mine.pk],
             encoder=index.live_encoder(),
         )
