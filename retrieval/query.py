@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
@@ -23,6 +23,14 @@ class Fusion(StrEnum):
 
     SPACE = "space"
     RANKS = "ranks"
+
+
+class LookIn(StrEnum):
+    """What words are held against. Where no report came in, both are the pictures alone."""
+
+    BOTH = "both"
+    PICTURES = "pictures"
+    REPORTS = "reports"
 
 
 class Group(StrEnum):
@@ -61,11 +69,12 @@ class Part:
 class Query:
     """What is looked for: any mix of parts, and how they are held against what is stored.
 
-    `words`, `image`, `like` and `without` (words for what is not wanted) are the usual parts,
-    each once and alike; `region` is of `image`, or where there is none of `like`. `parts`: more
-    of them, weighted. `liked` and `disliked`: stored images an earlier answer showed, judged by
-    who looks (Rocchio's relevance feedback). `collections`: ids to search in, or all that may be
-    searched. `diversity`: from 0, nearest first, to 1, each as unlike those before as can be.
+    `words`, `image`, `like` and `without` (words for what is not wanted) are the usual parts, each
+    once and alike; `region` is of `image`, or where there is none of `like`. `parts`: more of them,
+    weighted. `liked` and `disliked`: stored images an earlier answer showed, judged by who looks
+    (Rocchio's relevance feedback). `look_in`: what words are held against. `collections`: ids to
+    search in, or all that may be searched. `diversity`: from 0, nearest first, to 1, each as unlike
+    those before as can be.
     """
 
     words: str = field(default="", repr=False)
@@ -82,11 +91,15 @@ class Query:
     fusion: Fusion = Fusion.SPACE
     diversity: float = 0.0
     group: Group | None = None
+    look_in: LookIn = LookIn.BOTH
 
     def __post_init__(self) -> None:
         parts = self.all_parts()
         if not (self.liked or any(part.weight > 0 for part in parts)):
             raise ValueError("a query needs words, an image, or both")
+        has_others = self.liked or self.disliked or not all(part.words for part in parts)
+        if self.look_in is LookIn.REPORTS and has_others:
+            raise ValueError("reports are searched by words alone")
         if len(parts) > MAX_PARTS:
             raise ValueError(f"a query has at most {MAX_PARTS} parts")
         if len(self.liked) + len(self.disliked) > MAX_FEEDBACK:
@@ -112,6 +125,14 @@ class Query:
         if self.without.strip():
             parts.append(Part(words=self.without, weight=-1.0))
         return [*parts, *self.parts]
+
+    def of_words(self) -> "Query | None":
+        """Its words alone, which can be looked for in reports; None where none are wanted."""
+        words = tuple(part for part in self.all_parts() if part.words)
+        if not any(part.weight > 0 for part in words):
+            return None
+        nothing_else = {"image": b"", "like": None, "region": None, "liked": (), "disliked": ()}
+        return replace(self, words="", without="", parts=words, **nothing_else)  # type: ignore[arg-type]
 
     def stored(self) -> set[UUID]:
         """The stored images it names: whoever asks must be allowed to search them."""

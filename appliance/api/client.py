@@ -44,6 +44,7 @@ class Hit:
     score: float
     source: str | None
     region: list[int] | None
+    found_in: str
     starts_at_s: float | None
     ends_at_s: float | None
 

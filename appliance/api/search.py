@@ -23,10 +23,11 @@ from retrieval.query import (
     MAX_WEIGHT,
     Fusion,
     Group,
+    LookIn,
     Part,
     Query,
 )
-from retrieval.search import MAX_LIMIT, Answer, Hit, search
+from retrieval.search import MAX_LIMIT, Answer, FoundIn, Hit, search
 
 MAX_IMAGE_BYTES: Final = 20 * 1024 * 1024
 MAX_ID: Final = 2**63 - 1
@@ -126,7 +127,8 @@ class MetricIn(StrEnum):
 class QueryIn(Schema):
     """What is wanted: words, a stored image (`like`), images judged good (`liked`), further
     `parts`, or a mix. `region`: of the example image, or of `like`. `without`: words for what it
-    should not show. `diversity`: 0, nearest first, to 1. `group`: of each, the nearest alone."""
+    should not show. `diversity`: 0, nearest first, to 1. `group`: of each, the nearest alone.
+    `look_in`: what words are held against, pictures or the reports that came with them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -143,6 +145,7 @@ class QueryIn(Schema):
     fusion: Fusion = Fusion.SPACE
     diversity: float = Field(0.0, ge=0.0, le=1.0)
     group: Group | None = None
+    look_in: LookIn = LookIn.BOTH
     limit: int = Field(20, ge=1, le=MAX_LIMIT)
 
     def query(self, image: bytes) -> Query:
@@ -162,6 +165,7 @@ class QueryIn(Schema):
             fusion=self.fusion,
             diversity=self.diversity,
             group=self.group,
+            look_in=self.look_in,
         )
 
 
@@ -193,13 +197,15 @@ class BesideImageIn(Schema):
 # No ninja schema: each of its fields is looked up as if the value were a row of the database.
 class HitOut(BaseModel):
     """`score`: cosine similarity, rounded. `source`: the file's name, where it may be seen.
-    `region`: x, y, width and height of the part it was found by."""
+    `region`: x, y, width and height of the part it was found by. `found_in`: the picture, or the
+    report that came with it, of which nothing is told."""
 
     image: UUID
     collection: str
     score: float
     source: str | None
     region: list[int] | None
+    found_in: FoundIn
     starts_at_s: float | None
     ends_at_s: float | None
 
@@ -266,6 +272,7 @@ def hit_out(hit: Hit) -> HitOut:
         region=None
         if hit.region is None
         else [hit.region.x, hit.region.y, hit.region.w, hit.region.h],
+        found_in=hit.found_in,
         starts_at_s=hit.time.start_s if hit.time else None,
         ends_at_s=hit.time.end_s if hit.time else None,
     )

@@ -13,7 +13,18 @@ from appliance.embedded.supervisor import Appliance
 from appliance.management.console import progress_console
 from retrieval import access, audit, frames, receive, reports
 from retrieval.errors import Reason, Rejected
-from retrieval.models import Collection, Image, ImportBatch, Kind, Purpose, Report, State, User
+from retrieval.models import (
+    Collection,
+    Image,
+    ImportBatch,
+    Kind,
+    Purpose,
+    Report,
+    Stage,
+    State,
+    User,
+    Work,
+)
 from retrieval.models.image import SETTLED
 
 POLL_S = 0.3
@@ -148,10 +159,14 @@ def waiting_for(under_way: list[UUID], *, actor: User, purpose: Purpose) -> Iter
 
 
 def still_under_way(image_ids: list[UUID], *, actor: User, purpose: Purpose) -> list[UUID]:
-    """Those without the ones among the first that are settled, or no longer to be seen."""
+    """Those without the ones among the first that are settled, their reports read, or no longer to
+    be seen."""
     asked = image_ids[:ASKED_TOGETHER]
     found = states(asked, actor=actor, purpose=purpose)
-    waited_for = [i for i in asked if i in found and found[i][0] not in SETTLED]
+    with access.acting_as(actor, purpose):
+        due = Work.objects.filter(stage=Stage.REPORT, image__in=asked)
+        unread = set(due.values_list("image_id", flat=True))
+    waited_for = [i for i in asked if i in found and (found[i][0] not in SETTLED or i in unread)]
     return waited_for + image_ids[ASKED_TOGETHER:]
 
 

@@ -11,14 +11,15 @@ from retrieval.break_glass import LEAST_REASON_CHARS, MAX_REASON_CHARS
 from retrieval.index import Filter
 from retrieval.models import BoxKind, Collection, Purpose, RemovalReason, User
 from retrieval.models.image import Region
-from retrieval.query import Group, Part, Query
+from retrieval.query import Group, LookIn, Part, Query
 from retrieval.review import Drawn
 
 MAX_WORDS = 500
 VARIETY = 0.5
 DAYS = ("taken_from", "taken_until", "received_from", "received_until")
-NARROWING = (*DAYS, "media_type", "modality", "tags", "peoples_tags", "variety", "group")
+NARROWING = (*DAYS, "media_type", "modality", "tags", "peoples_tags", "variety", "group", "look_in")
 GROUPS = [("", "(all)"), *((group.value, group.value) for group in Group)]
+LOOK_IN = [("", "pictures and reports"), *((each, each) for each in ("pictures", "reports"))]
 MEDIA_TYPES = [
     ("", "(any)"),
     ("application/dicom", "DICOM"),
@@ -120,6 +121,7 @@ class SearchForm(forms.Form):
     peoples_tags = forms.CharField(label="Tags by people", required=False, max_length=MAX_WORDS)
     variety = forms.BooleanField(label="More variety", required=False)
     group = forms.ChoiceField(label="One image for each", required=False, choices=GROUPS)
+    look_in = forms.ChoiceField(label="Look for words in", required=False, choices=LOOK_IN)
     collections = forms.TypedMultipleChoiceField(
         label="Collections", required=False, coerce=int, widget=forms.CheckboxSelectMultiple
     )
@@ -130,9 +132,14 @@ class SearchForm(forms.Form):
         field = self.fields["collections"]
         assert isinstance(field, forms.TypedMultipleChoiceField)  # noqa: S101  declared above
         field.choices = choices
+        if not any(collection.has_reports for collection in readable):
+            del self.fields["look_in"]
 
     def clean(self) -> dict[str, Any]:
         cleaned = self.cleaned_data
+        others = [cleaned.get(name) for name in ("image", "like", "liked", "disliked")]
+        if cleaned.get("look_in") == LookIn.REPORTS and any(others):
+            raise forms.ValidationError("Reports are searched by words alone.")
         wanted = [cleaned.get(name) for name in ("words", "image", "like", "liked", "copies")]
         if not self.errors and not any(wanted):
             raise forms.ValidationError("Type some words or add an example image.")
@@ -166,11 +173,12 @@ class SearchForm(forms.Form):
             diversity=VARIETY if asked["variety"] else 0.0,
             group=Group(asked["group"]) if asked["group"] else None,
             collections=asked["collections"] or None,
+            look_in=LookIn(asked.get("look_in") or LookIn.BOTH),
         )
 
     def narrowing(self) -> list[forms.BoundField]:
         """The fields that are folded away."""
-        return [self[name] for name in NARROWING]
+        return [self[name] for name in NARROWING if name in self.fields]
 
     def narrows(self) -> bool:
         """Whether the part of the form that is folded away says something."""

@@ -20,6 +20,7 @@ from appliance.embedded import supervisor
 from appliance.embedded.supervisor import Appliance
 from retrieval import queue
 from retrieval.models import Collection, Purpose, Role, User
+from retrieval.query import LookIn
 from tests import database
 from tests.factories import grant, make_collection, make_user, png
 
@@ -73,6 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(tests / "CT_small.dcm", folder)
     shutil.copy(tests / "reportsi.dcm", folder / "no-pixels.dcm")
     (folder / "notes.txt").write_text("not an image")
+    (folder / "CT_small.txt").write_text("Jane Roe has an old fracture of the left wrist.")
     (folder / "empty.png").touch()
     (folder / "cut.png").write_bytes((folder / "coffee.png").read_bytes()[:5000])
     (folder / "dot.png").write_bytes(png(side=1))
@@ -82,6 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         archive.writestr("../evil.png", png())
         archive.writestr("x" * 4000, png())
         archive.writestr("plain.png", png(side=64))
+        archive.writestr("plain.txt", "A recipe for onion soup with butter, by Jane Roe.")
     return folder
 
 
@@ -159,6 +162,14 @@ def test_what_was_imported_with_a_tag_is_found_by_it(reader: User) -> None:
     assert search("a", "cat", peoples_tag=["outbox"])["hits"] == []
 
 
+def test_words_find_the_picture_whose_report_says_it(report: Any, reader: User) -> None:
+    assert report["reports"] == 2
+    for words, source in (("broken wrist", "CT_small.dcm"), ("onion soup", "more.zip/plain.png")):
+        hit = search(words, look_in=LookIn.REPORTS)["hits"][0]
+        assert (hit["source"], hit["found_in"]) == (source, "report")
+        assert source in [hit["source"] for hit in search(words)["hits"][:2]]
+
+
 def test_words_and_an_example_are_mixed(reader: User, folder: Path) -> None:
     answer = search("a", "rocket", image=[folder / "rocket.jpg"], limit=1)
 
@@ -217,5 +228,5 @@ def test_nothing_secret_is_in_the_processes_logs(report: Any, reader: User, var:
 
     for log in (var / "log").iterdir():
         text = log.read_text(errors="replace")
-        for secret in ("unmistakable", "chelsea.png", "coffee.png"):
+        for secret in ("unmistakable", "chelsea.png", "coffee.png", "onion", "wrist"):
             assert secret not in text, log.name

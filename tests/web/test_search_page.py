@@ -13,6 +13,7 @@ from django.test import Client
 from django.urls import reverse
 
 from appliance.web import middleware
+from appliance.web.forms import SearchForm
 from appliance.web.views import search as search_views
 from retrieval import access, index, queue
 from retrieval import search as domain
@@ -384,3 +385,16 @@ def test_copies_of_an_image_are_shown(browser: Client, collection: Collection) -
 
     assert str(copy.pk) in page
     assert str(other.pk) not in page
+
+
+def test_reports_are_offered_where_one_may_read_some_and_searched_by_words_alone() -> None:
+    without, with_some = Collection(pk=1, name="a"), Collection(pk=2, name="b", has_reports=True)
+
+    def form(**asked: str) -> SearchForm:
+        return SearchForm({"look_in": "reports", "words": "x"} | asked, readable=[with_some])
+
+    assert "look_in" not in SearchForm(readable=[without]).fields
+    asked = form()
+    assert asked.is_valid()
+    assert asked.query().look_in == "reports"
+    assert not form(like=str(uuid4())).is_valid()

@@ -16,7 +16,7 @@ from appliance.management.console import find_collection, find_purpose, find_use
 from retrieval import queue
 from retrieval.index import Filter, Metric
 from retrieval.models.image import Region
-from retrieval.query import Fusion, Group, Part, Query
+from retrieval.query import Fusion, Group, LookIn, Part, Query
 from retrieval.search import MAX_LIMIT, Answer, search
 
 MAX_EXAMPLE_BYTES = 20 * 1024 * 1024
@@ -55,6 +55,14 @@ class Command(BaseCommand):
         parser.add_argument("--fusion", type=Fusion, choices=list(Fusion), default=Fusion.SPACE)
         parser.add_argument("--diversity", type=float, default=0.0, metavar="0…1")
         parser.add_argument("--group", type=Group, choices=list(Group))
+        parser.add_argument(
+            "--in",
+            dest="look_in",
+            type=LookIn,
+            choices=list(LookIn),
+            default=LookIn.BOTH,
+            help="What words are held against: pictures, the reports that came with them, or both.",
+        )
         parser.add_argument("--as", dest="user", required=True, metavar="USER")
         parser.add_argument("--purpose", required=True, metavar="CODE")
         parser.add_argument("--limit", type=int, default=20)
@@ -126,6 +134,7 @@ def read_question(options: dict[str, Any]) -> Query:
             fusion=options["fusion"],
             diversity=options["diversity"],
             group=options["group"],
+            look_in=options["look_in"],
         )
     except ValueError as error:
         raise CommandError(str(error)) from error
@@ -153,6 +162,7 @@ def as_document(answer: Answer) -> dict[str, Any]:
                 "collection": hit.collection,
                 "score": hit.score,
                 "region": hit.region and astuple(hit.region),
+                "found_in": hit.found_in,
                 "time": hit.time and [round(hit.time.start_s, 3), round(hit.time.end_s, 3)],
             }
             for hit in answer.hits

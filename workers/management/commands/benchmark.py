@@ -36,6 +36,7 @@ BENCHMARKS = {
     "regions": "workers.benchmark.regions",
     "search": "workers.benchmark.search",
     "tags": "workers.benchmark.tags",
+    "reports": "workers.benchmark.reports",
 }
 
 
