@@ -120,18 +120,39 @@ def folder_with_code(folder: Path, **text: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [{"tokenizer_kwargs": {"trust_remote_code": True}}, {"hf_model_name": "/tmp/any"}, {}],
+    ("text", "why"),
+    [
+        ({"tokenizer_kwargs": {"trust_remote_code": True}}, "sets more of its tokenizer"),
+        ({"hf_model_name": "/tmp/any"}, "text tower"),
+        ({}, "not a model"),
+    ],
     ids=["told to", "a tower elsewhere", "asking"],
 )
 def test_no_code_of_a_model_s_folder_is_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: dict[str, object]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: dict[str, object], why: str
 ) -> None:
     # transformers asks whom it finds at the terminal.
     monkeypatch.setattr("builtins.input", lambda _question: "y")
-    with pytest.raises(ModelRefused):
+    with pytest.raises(ModelRefused, match=why):
         OpenClipEncoder("model", folder_with_code(tmp_path, **text))
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_image_tower_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    vision_cfg = {"timm_model_name": "local-dir:/tmp", "image_size": 32}
+    model_cfg = {"embed_dim": 32, "text_cfg": {}, "vision_cfg": vision_cfg}
+    config: dict[str, object] = {"license": "MIT", "model_cfg": model_cfg}
+    with pytest.raises(ModelRefused, match="image tower"):
+        OpenClipEncoder("model", model_folder(tmp_path, config, "model.safetensors"))
+
+
+@pytest.mark.parametrize("architecture", ["ViT-B-16-SigLIP", "roberta-ViT-B-32"])
+def test_an_architecture_whose_words_only_the_hub_reads_is_refused(
+    tmp_path: Path, architecture: str
+) -> None:
+    config: dict[str, object] = {"architecture": architecture, "license": "MIT"}
+    with pytest.raises(ModelRefused, match="not in the folder"):
+        OpenClipEncoder("model", model_folder(tmp_path, config, "model.safetensors"))
 
 
 @pytest.mark.parametrize("model_cfg", [7, {}, {"text_cfg": {}, "vision_cfg": {"layers": "many"}}])

@@ -33,6 +33,8 @@ WEIGHTS_FILE = "open_clip_model.safetensors"
 TOKENIZER_SETTINGS = {"clean", "strip_sep_token"}
 """Those of open_clip's own configurations. Others reach transformers: one of them has it run Python
 files of the folder."""
+FROM_THE_HUB = {"hf_model_name", "hf_tokenizer_name"}
+"""Of the texts of an architecture that open_clip has: what only the hub has."""
 MOST_ELONGATED = 4  # long side over short side
 
 
@@ -115,6 +117,9 @@ def _architecture(folder: Path, config: dict[str, Any]) -> str:
     # A name with a scheme such as hf-hub: would be looked up elsewhere.
     if architecture not in open_clip.list_models():
         raise ModelRefused(f"{CONFIG_FILE} names no architecture open_clip has")
+    # Those would be read from whatever hub's cache this machine has: the digest is not of it.
+    if open_clip.get_model_config(architecture)["text_cfg"].keys() & FROM_THE_HUB:
+        raise ModelRefused(f"{architecture} reads words by files that are not in the folder")
     return str(architecture)
 
 
@@ -128,12 +133,15 @@ def _require_nothing_else(model_cfg: Any) -> None:
         raise ModelRefused(f"{CONFIG_FILE} sets more of its tokenizer than how words are cleaned")
     if "hf_model_name" in text:
         raise ModelRefused(f"{CONFIG_FILE} names a text tower that is not in the folder")
+    image = model_cfg.get("vision_cfg")
+    # With a scheme such as local-dir: timm reads its configuration elsewhere.
+    if isinstance(image, dict) and ":" in str(image.get("timm_model_name")):
+        raise ModelRefused(f"{CONFIG_FILE} names an image tower that is not in the folder")
 
 
 def _tokenizer(architecture: str, config: dict[str, Any]) -> Any:
     """Raises ValueError where the folder's tokenizer is Python code of its own."""
-    known = config.get("model_cfg") or open_clip.get_model_config(architecture)
-    if not known["text_cfg"].get("hf_tokenizer_name"):
+    if not config.get("model_cfg", {}).get("text_cfg", {}).get("hf_tokenizer_name"):
         return open_clip.get_tokenizer(architecture)
     # Unless told, transformers asks whoever is at the terminal whether to run it.
     return open_clip.get_tokenizer(architecture, trust_remote_code=False)
