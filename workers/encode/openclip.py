@@ -81,8 +81,12 @@ class OpenClipEncoder:
             Normalised(model.visual, normalise.mean, normalise.std), self._device
         )
         self._model: Any = placed(model, self._device)
-        self.side = self.preprocess([np.zeros((1, 1, 3), np.uint8)]).shape[-1]
-        self.dimensions = self.encode_texts(["a"]).shape[1]
+        try:
+            self.side = self.preprocess([np.zeros((1, 1, 3), np.uint8)]).shape[-1]
+            # A tokenizer with more words than the tower has is told by this, too.
+            self.dimensions = self.encode_texts(["a"]).shape[1]
+        except model_folder.DOES_NOT_FIT as exc:
+            raise ModelRefused(f"{name} cannot read a picture and a word") from exc
 
     def preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:
         """See Encoder; size and crop are the model's own."""
