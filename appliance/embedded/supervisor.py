@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -83,9 +83,17 @@ def workers_that_deidentify(cores: int, memory_bytes: int) -> int:
     return max(2, min(cores, fit, MOST_WORKERS))
 
 
-def _here() -> int:
+def _here(limits: Path = Path("/sys/fs/cgroup")) -> int:
+    """limits: of the container, if this is one; the machine's memory and cores are its host's."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return workers_that_deidentify(len(os.sched_getaffinity(0)), memory_bytes)
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroups of version 2 and 1
+        with suppress(OSError, ValueError):
+            memory_bytes = min(memory_bytes, int((limits / name).read_text()))
+    cores = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):
+        quota_us, period_us = map(int, (limits / "cpu.max").read_text().split())
+        cores = min(cores, max(1, quota_us // period_us))
+    return workers_that_deidentify(cores, memory_bytes)
 
 
 QUERY_WORKERS = (_worker("query", "query"),)

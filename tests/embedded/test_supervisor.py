@@ -168,3 +168,17 @@ def test_those_who_deidentify_are_as_many_as_cores_and_memory_allow(
     cores: int, gigabytes: int, workers: int
 ) -> None:
     assert supervisor.workers_that_deidentify(cores, gigabytes * 1024**3) == workers
+
+
+@pytest.mark.parametrize(
+    ("memory", "cpu", "workers"), [("max", "max 100000", 8), (f"{9 << 30}", "300000 100000", 3)]
+)
+def test_a_container_s_limits_count_and_not_its_host_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str, cpu: str, workers: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else 64 << 30)
+    (tmp_path / "memory.max").write_text(f"{memory}\n")
+    (tmp_path / "cpu.max").write_text(f"{cpu}\n")
+
+    assert supervisor._here(tmp_path) == workers
