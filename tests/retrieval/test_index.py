@@ -360,7 +360,7 @@ def test_no_plan_touches_a_partition_that_is_not_permitted(
         )
         index.background(
             np.array([1, 0, 0], np.float32),
-            beside=found[0].image_id,
+            beside=found[0],
             within=[c.pk for c in permitted],
             encoder=live,
         )
