@@ -113,7 +113,11 @@ CHECKPOINTS = Program(
 
 
 def web(port: int) -> Program:
-    options = f"--bind 127.0.0.1:{port} --workers 2 --threads 4 --worker-class gthread"
+    # Its socket would lie in the home folder, one for all the appliances of a user.
+    options = (
+        f"--bind 127.0.0.1:{port} --workers 2 --threads 4 --worker-class gthread"
+        " --no-control-socket"
+    )
     return Program(
         "web",
         (sys.executable, "-m", "gunicorn", "appliance.wsgi", *options.split()),

@@ -182,3 +182,7 @@ def test_a_container_s_limits_count_and_not_its_host_s(
     (tmp_path / "cpu.max").write_text(f"{cpu}\n")
 
     assert supervisor._here(tmp_path) == workers
+
+
+def test_the_web_side_opens_no_socket_that_all_appliances_of_a_user_share() -> None:
+    assert "--no-control-socket" in supervisor.web(8000).command
