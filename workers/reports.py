@@ -20,7 +20,8 @@ def read(work: Work) -> None:
     """Clean an indexed image's report and give it a vector for each passage and encoder.
 
     What fails leaves the report unread and the image as it is. Images that are not searchable
-    wait: `outbox.settle` makes this due again.
+    wait: `outbox.settle` makes this due again. A text that stays as it was is shown to those
+    encoders only that have not seen it.
     """
     with access.processing(work.collection_id):
         image = Image.objects.get(pk=work.image_id)
@@ -30,7 +31,11 @@ def read(work: Work) -> None:
             return
     text = _cleaned(image, report)
     live = _live_encoder()
-    encoders = list(EncoderVersion.objects.filter(reads=Reads.REPORTS, retired_at=None))
+    encoders = [
+        encoder
+        for encoder in EncoderVersion.objects.filter(reads=Reads.REPORTS, retired_at=None)
+        if not _is_as_cleaned(report) or _lacks(encoder, image)
+    ]
     pieces = _passages(text)
     vectors = [_vectors(encoder, pieces) for encoder in encoders]
     with outbox.settling(work) as image:
@@ -45,13 +50,24 @@ def read(work: Work) -> None:
 
 def _cleaned(image: Image, report: Report) -> str:
     """Kept from an earlier time where the rules are the same. The picture's header tells names."""
-    if report.rules_digest == rules_digest():
+    if _is_as_cleaned(report):
         return storage.read(image, Form.REPORT).decode()
     known = Known(None)
     if image.media_type == DICOM:
         dataset = header.read(storage.read(image, Form.ORIGINAL))
         known = known_identifiers(all_elements(dataset))
     return cleaned_report(storage.read(image, Form.REPORT_ORIGINAL).decode(), known)
+
+
+def _is_as_cleaned(report: Report) -> bool:
+    """Whether its cleaned text is kept, of these words and by today's rules."""
+    return report.rules_digest == rules_digest()
+
+
+def _lacks(encoder: EncoderVersion, image: Image) -> bool:
+    with access.processing(image.collection_id):
+        lacking = index.without_vector(encoder, image.collection_id)
+        return lacking.filter(pk=image.pk).exists()
 
 
 def _passages(text: str) -> list[str]:

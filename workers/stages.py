@@ -13,6 +13,7 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import cast
+from uuid import UUID
 
 import numpy as np
 
@@ -182,7 +183,7 @@ def encode(works: Sequence[Work]) -> None:
     One that fails gives its lease back and is no other's failure. Encoders that are not live yet
     fill in the shadow of the one that is; one that fails, or is never reached because the worker
     dies, holds nothing up: its image stays among those that `encoder fill` shows it, and there is
-    no switch before.
+    no switch before. No encoder is shown what it has seen: see `_seen_by`.
     """
     if not works:
         return
@@ -193,8 +194,11 @@ def encode(works: Sequence[Work]) -> None:
         together = list(those)
         with outbox.attempting(*together):
             due += _due(collection_id, together)
-    indexed = []
-    for each, vectors in zip(due, _vectors(encoder_of(live), due), strict=True):
+    seen = _seen_by(live, due)
+    unseen = [each for each in due if each.image_id not in seen]
+    filled = [each for each in due if each.image_id in seen]
+    indexed = list(filled)
+    for each, vectors in zip(unseen, _vectors(encoder_of(live), unseen), strict=True):
         with outbox.attempting(each.work):
             rows = _found(vectors)
             with outbox.settling(each.work) as image:
@@ -202,21 +206,33 @@ def encode(works: Sequence[Work]) -> None:
                 _store(image, each, rows, live)
                 outbox.settle(image, State.INDEXED)
             indexed.append(each)
-    shadows = EncoderVersion.objects.filter(reads=Reads.PICTURES, live=False, retired_at=None)
-    for shadow in shadows:
+    # Whichever is live by now: one that was switched to meanwhile may lack parts.
+    others = EncoderVersion.objects.filter(reads=Reads.PICTURES, retired_at=None)
+    for other in others.exclude(pk=live.pk):
         try:
-            _fill(shadow, indexed)
+            _fill(other, indexed)
         except Exception:
-            log.exception("encoder %s sees no images", shadow.pk)
+            log.exception("encoder %s sees no images", other.pk)
+    for each in filled:
+        with outbox.attempting(each.work), outbox.settling(each.work):
+            pass
 
 
 @dataclass(frozen=True)
 class _Due:
-    """An image that is due to be encoded. parts_from: how its parts are chosen, if it has any."""
+    """An image that is due to be encoded. parts_from: how its parts are chosen, if it has any.
+
+    was_indexed: before this work, so that encoders may have seen what it shows.
+    """
 
     work: Work
     shown: Shown
     parts_from: str
+    was_indexed: bool
+
+    @property
+    def image_id(self) -> UUID:
+        return self.shown.image.pk
 
 
 def _due(collection_id: int, works: Sequence[Work]) -> list[_Due]:
@@ -226,11 +242,30 @@ def _due(collection_id: int, works: Sequence[Work]) -> list[_Due]:
         images = StoredImage.objects.in_bulk([work.image_id for work in works])
     detectors = regions.object_detectors() if finds_parts else None
     chosen = "" if detectors is None else regions.how_chosen(detectors)
+    found = [(work, images[work.image_id]) for work in works if work.image_id in images]
     return [
-        _Due(work, Shown(images[work.image_id], detectors), chosen)
-        for work in works
-        if work.image_id in images
+        _Due(work, Shown(image, detectors), chosen, image.state == State.INDEXED)
+        for work, image in found
     ]
+
+
+def _seen_by(encoder: EncoderVersion, due: Sequence[_Due]) -> set[UUID]:
+    """Those of `due` whose vector `encoder` has, and whose parts as they are chosen now.
+
+    Only what was indexed before: its covers stay as they are, and whatever draws them anew takes
+    the image out of the index first. Another vector of the same picture would be a dead one more,
+    from which the live index suffers until it is built anew.
+    """
+    seen = set[UUID]()
+    for collection_id, those in groupby(due, key=lambda each: each.work.collection_id):
+        known = {each.image_id: each.parts_from for each in those if each.was_indexed}
+        if not known:
+            continue
+        (parts_from,) = set(known.values())
+        with access.processing(collection_id):
+            lacking = index.without_vector(encoder, collection_id, parts_from=parts_from)
+            seen |= known.keys() - set(lacking.filter(pk__in=known).values_list("pk", flat=True))
+    return seen
 
 
 def _vectors(encoder: Encoder, due: Sequence[_Due]) -> Iterator[Vectors | Exception]:
@@ -254,7 +289,9 @@ def _store(image: StoredImage, due: _Due, vectors: Vectors, encoder: EncoderVers
 
 
 def _fill(shadow: EncoderVersion, indexed: Sequence[_Due]) -> None:
-    for each, vectors in zip(indexed, _vectors(encoder_of(shadow), indexed), strict=True):
+    seen = _seen_by(shadow, indexed)
+    unseen = [each for each in indexed if each.image_id not in seen]
+    for each, vectors in zip(unseen, _vectors(encoder_of(shadow), unseen), strict=True):
         image = each.shown.image
         try:
             rows = _found(vectors)

@@ -5,9 +5,19 @@ import io
 import numpy as np
 import pytest
 
-from retrieval import access, index, outbox, receive, reports, storage
+from retrieval import access, index, outbox, receive, reports, storage, upkeep
 from retrieval.errors import EncoderUnavailable
-from retrieval.models import Embedding, EncoderVersion, Image, Purpose, Reads, Stage, State, Work
+from retrieval.models import (
+    Embedding,
+    EncoderVersion,
+    Image,
+    Purpose,
+    Reads,
+    Report,
+    Stage,
+    State,
+    Work,
+)
 from retrieval.storage import Form
 from tests import database
 from tests.factories import make_collection, make_encoder, make_image, operator
@@ -176,6 +186,42 @@ def test_another_encoder_of_reports_is_filled_and_switched_to_without_touching_t
 
     assert index.live_report_encoder() == second
     assert index.live_encoder() == pictures
+
+
+def test_filling_another_encoder_of_reports_shows_the_live_one_nothing_again(
+    image: Image, encoder: Encoder, read_texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But a report that is cleaned by other rules it reads anew."""
+    attach(image, "no fracture")
+    run()
+    with database.role("worker"):
+        index.register_encoder(
+            name="second",
+            digest=ReportEncoder.digest,
+            dimensions=ReportEncoder.dimensions,
+            licence="none",
+            reads=Reads.REPORTS,
+        )
+    monkeypatch.setattr(reading, "encoder_of", lambda _version: encoder)
+
+    def read_again() -> list[str]:
+        read_texts.clear()
+        with database.role("worker"), access.processing(image.collection_id):
+            outbox.add_anew(image, Stage.REPORT)
+        run()
+        return read_texts
+
+    assert read_again() == ["no fracture."]
+    live = index.live_report_encoder()
+    with database.role("worker"):
+        assert live is not None
+        part = upkeep.find_part(image.collection_id, live)
+    assert part is not None
+    assert (part.rows, part.removed, len(vectors(image))) == (1, 0, 2)
+    assert read_again() == []
+    with database.role("worker"), access.processing(image.collection_id):
+        Report.objects.update(rules_digest="0" * 64)
+    assert read_again() == ["no fracture."] * 2
 
 
 def test_a_switch_while_a_report_is_read_has_it_read_again(

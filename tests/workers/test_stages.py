@@ -2,10 +2,11 @@
 
 import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from django.forms.models import model_to_dict
 from django.utils import timezone
 from PIL import Image as Picture
 
-from retrieval import access, index, outbox, receive, storage
+from retrieval import access, index, outbox, receive, storage, upkeep
 from retrieval.errors import LeaseLost, NotDeidentified, Reason
 from retrieval.models import (
     Collection,
     Embedding,
+    EncoderVersion,
     Image,
     PrivacyProfile,
     Purpose,
@@ -36,7 +38,8 @@ from workers.deidentify.derivative import encode_preview
 from workers.deidentify.faces import Face, union
 from workers.deidentify.verdict import Detectors, Profile
 from workers.encode import regions
-from workers.encode.encoder import Encoder
+from workers.encode.encoder import Encoder, Vectors
+from workers.encode.registry import CLASSIC, EMBEDDED, load
 
 pytestmark = pytest.mark.usefixtures("db")
 
@@ -277,6 +280,89 @@ def test_a_long_thin_picture_is_indexed(encoder: Encoder, tmp_path: Path) -> Non
         {Stage.DEIDENTIFY: tasks.deidentify, Stage.ENCODE: tasks.encode}[stage](work.pk)
 
     assert fresh(image).state == State.INDEXED
+
+
+@pytest.fixture
+def shown(
+    portrait: Image, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[str, int]]:
+    """Which encoder is shown how many images from now on: one is live and has seen the portrait,
+    one came later."""
+    run(Stage.DEIDENTIFY)
+    run(Stage.ENCODE)
+    classic = load(CLASSIC)
+    index.register_encoder(
+        name=CLASSIC, digest=classic.digest, dimensions=classic.dimensions, licence="Apache-2.0"
+    )
+    shown, real = list[tuple[str, int]](), stages._vectors
+
+    def vectors(to: Encoder, due: Sequence[stages._Due]) -> Iterator[Vectors | Exception]:
+        shown.extend([(to.name, len(due))] * bool(due))
+        return real(to, due)
+
+    monkeypatch.setattr(stages, "_vectors", vectors)
+    return shown
+
+
+def encode_again(image: Image) -> None:
+    with access.processing(image.collection_id):
+        outbox.add(image, Stage.ENCODE)
+    run(Stage.ENCODE)
+
+
+def test_filling_a_shadow_shows_the_live_encoder_nothing_again(
+    portrait: Image, shown: list[tuple[str, int]]
+) -> None:
+    live, shadow = index.live_encoder(), EncoderVersion.objects.get(name=CLASSIC)
+
+    encode_again(portrait)
+    encode_again(portrait)
+
+    assert shown == [(CLASSIC, 1)]
+    part = upkeep.find_part(portrait.collection_id, live)
+    assert part is not None
+    assert (part.rows, part.removed, index.coverage(shadow)) == (1, 0, 1.0)
+    assert not Work.objects.exists()
+
+
+def test_an_image_that_is_covered_anew_is_shown_to_every_encoder_again(
+    portrait: Image, shown: list[tuple[str, int]]
+) -> None:
+    encode_again(portrait)
+    with access.processing(portrait.collection_id):
+        Image.objects.update(state=State.DEIDENTIFIED)
+    shown.clear()
+
+    encode_again(portrait)
+
+    assert shown == [(EMBEDDED, 1), (CLASSIC, 1)]
+    assert fresh(portrait).state == State.INDEXED
+
+
+def test_an_image_whose_parts_are_due_is_shown_to_whom_lacks_them(
+    portrait: Image, shown: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also to one that goes live meanwhile: the switch asks for whole images only."""
+    encode_again(portrait)
+    shown.clear()
+    with database.role("owner"):
+        Collection.objects.update(finds_parts=True)
+    EncoderVersion.objects.filter(name=CLASSIC).update(retired_at=timezone.now())
+    encode_again(portrait)
+    EncoderVersion.objects.filter(name=CLASSIC).update(retired_at=None)
+    real = stages._seen_by
+
+    def switched(encoder: EncoderVersion, due: Sequence[stages._Due]) -> set[UUID]:
+        index.switch(EncoderVersion.objects.get(name=CLASSIC))
+        return real(encoder, due)
+
+    monkeypatch.setattr(stages, "_seen_by", switched)
+    encode_again(portrait)
+
+    assert shown == [(EMBEDDED, 1), (CLASSIC, 1)]
+    assert index.live_encoder().name == CLASSIC
+    chosen = regions.how_chosen(())
+    assert index.coverage_of_parts(index.live_encoder(), parts_from=chosen) == 1.0
 
 
 def test_an_encoder_that_fails_in_the_shadow_holds_nothing_up(
