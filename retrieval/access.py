@@ -6,6 +6,7 @@ actor and purpose that `acting_as` sets for one transaction. No context, no rows
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -69,6 +70,8 @@ def reading_as(actor: User, purpose: Purpose) -> Iterator[None]:
     """
     if connection.in_atomic_block or not connection.get_autocommit():
         raise RuntimeError("inside a transaction the context would outlive this block")
+    if _is_reading.get():
+        raise RuntimeError("whoever reads already would be asked for instead")
     context = sql.SQL(
         "SELECT set_config('transaction_read_only', 'on', true),"
         " set_config('statement_timeout', {}, true), {}; "
@@ -77,13 +80,22 @@ def reading_as(actor: User, purpose: Purpose) -> Iterator[None]:
     def with_context(
         execute: Callable[..., Any], statement: Any, parameters: Any, many: bool, sent: Any
     ) -> Any:
+        if connection.in_atomic_block:
+            raise RuntimeError("this context would take the place of the transaction's own")
         composed = sql.SQL(statement) if isinstance(statement, str) else statement
         result = execute(context + composed, parameters, many, sent)
         sent["cursor"].nextset()
         return result
 
-    with connection.execute_wrapper(with_context):
-        yield
+    before = _is_reading.set(True)
+    try:
+        with connection.execute_wrapper(with_context):
+            yield
+    finally:
+        _is_reading.reset(before)
+
+
+_is_reading: ContextVar[bool] = ContextVar("is_reading", default=False)
 
 
 def _context_of(actor: User, purpose: Purpose) -> dict[str, str]:
