@@ -205,7 +205,7 @@ def _nearest(query: Query, limit: int, reader: Reader, encoder: EncoderVersion) 
     stored: dict[UUID, Image] = {}
     known: dict[UUID, np.ndarray] = {}
     if query.stored():
-        with access.reading_as(reader.actor, reader.purpose):
+        with index.deadline(), access.reading_as(reader.actor, reader.purpose):
             stored, known = _stored(query.stored(), reader.within, encoder)
     asks = _asks(query, stored, known, reader, encoder)
     for ask in asks:
