@@ -191,8 +191,10 @@ def _rank(
         for limit, exactly in ((DEPTH, False), (CUTS[-1], True))
     )
     ids = {n.image_id for n in exact}
+    # Nothing, where all of them were erased since.
+    last = exact[-1].distance if exact else -math.inf
     # As near as the last of the exact ones is as right as it.
-    agreed = sum(n.image_id in ids or n.distance <= exact[-1].distance for n in near[: CUTS[-1]])
+    agreed = sum(n.image_id in ids or n.distance <= last for n in near[: CUTS[-1]])
     return Ranking(
         [n.image_id for n in sorted(near, key=lambda n: (n.distance, n.image_id))],
         agreed / len(exact) if exact else 1.0,
