@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
@@ -138,7 +138,7 @@ def _renew(works: Sequence[Work], done: threading.Event) -> None:
         try:
             for work in works:
                 _own(work).update(lease_until=timezone.now() + LEASE)
-        except DatabaseError as error:
+        except (DatabaseError, InterfaceError) as error:
             # There is time for another two tries.
             log.warning("leases were not renewed: %s", type(error).__name__)
         finally:
