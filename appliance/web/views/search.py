@@ -1,6 +1,7 @@
 """The search page. A query travels in a form's body: never in an address, a log or a Referer."""
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from django.views.decorators.http import require_http_methods
 from appliance.web import ticket
 from appliance.web.forms import SearchForm
 from appliance.web.purpose import actor_of, of_session
+from appliance.web.views.errors import TRY_AGAIN
 from retrieval import access
 from retrieval.errors import (
     AccessDenied,
@@ -90,7 +92,10 @@ def search_page(request: HttpRequest) -> HttpResponse:
             if image_id not in {result.hit.image_id for result in results}
         },
     }
-    return render(request, template, context, status=status)
+    response = render(request, template, context, status=status)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = TRY_AGAIN["Retry-After"]
+    return response
 
 
 def _judged(form: SearchForm) -> dict[UUID, str]:
