@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from psycopg import sql
 
-from retrieval.models import EncoderVersion
+from retrieval.models import EncoderVersion, Reads
 
 
 class Metric(StrEnum):
@@ -30,7 +30,8 @@ class Filter:
     """What a found image must also be. What is not given asks nothing; days are inclusive.
 
     `media_types`, `modalities`, `subjects` (their ids): one of them. `tags`: all of them, each set
-    by people or by the encoder whose vectors are searched; `peoples_tags`: by people.
+    by people or by the encoder whose vectors are searched, of pictures by the live one where those
+    are of reports; `peoples_tags`: by people.
     """
 
     taken_from: date | None = None
@@ -88,6 +89,11 @@ def conditions(query: Asked, within: Sequence[int]) -> sql.Composed:
 
 def _bears(tag: str, query: Asked, within: Sequence[int]) -> sql.Composed:
     """By people's tags or the encoder's: each is looked up in its own index."""
+    # Reports have none: what a picture shows holds for what its report finds, too.
+    of_pictures = sql.SQL("(SELECT id FROM retrieval_encoderversion WHERE live AND reads = {})")
+    encoder: sql.Composable = sql.Literal(query.encoder.pk)
+    if query.encoder.reads != Reads.PICTURES:
+        encoder = of_pictures.format(sql.Literal(Reads.PICTURES.value))
     return sql.SQL(
         "i.id IN (SELECT b.id FROM retrieval_image b"
         " WHERE b.collection_id IN ({collections}) AND b.tags @> {tags}::varchar[]"
@@ -97,7 +103,7 @@ def _bears(tag: str, query: Asked, within: Sequence[int]) -> sql.Composed:
         " WHERE w.collection_id IN ({collections}) AND w.word = {tag})"
     ).format(
         collections=literals(within),
-        encoder=sql.Literal(query.encoder.pk),
+        encoder=encoder,
         tags=sql.Literal([tag]),
         tag=sql.Literal(tag),
     )
