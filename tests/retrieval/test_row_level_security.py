@@ -78,6 +78,17 @@ def test_context_cannot_leak_into_an_outer_transaction(acting: Acting) -> None:
         pass
 
 
+@EITHER
+def test_who_reads_as_one_acts_as_nobody_else_meanwhile(acting: Acting) -> None:
+    one, other = make_user(), make_user()
+    with (
+        access.reading_as(one, Purpose.TREATMENT),
+        pytest.raises(RuntimeError),
+        acting(other, Purpose.TREATMENT),
+    ):
+        pass
+
+
 def test_who_only_reads_changes_nothing() -> None:
     reader, mine = make_user(), make_collection()
     grant(reader, mine, Role.CURATOR)
