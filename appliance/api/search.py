@@ -196,7 +196,8 @@ class BesideImageIn(Schema):
 
 # No ninja schema: each of its fields is looked up as if the value were a row of the database.
 class HitOut(BaseModel):
-    """`score`: cosine similarity, rounded. `source`: the file's name, where it may be seen.
+    """`score`: cosine similarity, or where rankings are fused how high it ranks, up to 1; rounded.
+    `source`: the file's name, where it may be seen.
     `region`: x, y, width and height of the part it was found by. `found_in`: the picture, or the
     report that came with it, of which nothing is told."""
 
