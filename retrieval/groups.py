@@ -21,22 +21,27 @@ GROUPED_BY: Final[dict[Group, Callable[[Image], Hashable]]] = {
 """What images of one group have in common; those that have none stand alone."""
 
 
-def one_of_each(ranked: list[Scored], images: dict[UUID, Image], group: Group) -> list[Scored]:
-    """The nearest of each group."""
+def one_of_each(
+    ranked: list[Scored], images: dict[UUID, Image], group: Group, *, most: int
+) -> list[Scored]:
+    """The nearest of each of the first `most` groups."""
     if group is Group.DUPLICATE:
-        return _without_duplicates(ranked, images)
+        return _without_duplicates(ranked, images, most)
     common = GROUPED_BY[group]
     first: dict[Hashable, Scored] = {}
     for neighbour, score in ranked:
         image = images[neighbour.image_id]
         first.setdefault(common(image) or image.pk, (neighbour, score))
-    return list(first.values())
+    return list(first.values())[:most]
 
 
-def _without_duplicates(ranked: list[Scored], images: dict[UUID, Image]) -> list[Scored]:
+def _without_duplicates(ranked: list[Scored], images: dict[UUID, Image], most: int) -> list[Scored]:
+    """Each is held against all that are kept: so many and no more."""
     kept: list[Scored] = []
     shown: list[int] = []
     for neighbour, score in ranked:
+        if len(kept) == most:
+            break
         bits = images[neighbour.image_id].perceptual_hash
         hashed = None if bits is None else int(bits, 2)
         if hashed is not None:

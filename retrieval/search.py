@@ -389,7 +389,9 @@ def _candidates(
         ranked, by_report = _ranked(query, asks, pool)
         images = _indexed(n.image_id for n, _ in ranked)
         ranked_images = [(n, score) for n, score in ranked if n.image_id in images]
-        kept = one_of_each(ranked_images, images, query.group) if query.group else ranked_images
+        kept = ranked_images
+        if query.group:
+            kept = one_of_each(ranked_images, images, query.group, most=limit * POOL)
         if len(kept) >= limit or len(ranked) < pool or pool >= MAX_POOL or not query.group:
             return kept, images, by_report
         pool = min(pool * POOL, MAX_POOL)
