@@ -375,6 +375,26 @@ def test_an_encoder_that_fails_in_the_shadow_holds_nothing_up(
     assert fresh(portrait).state == State.INDEXED
 
 
+def test_rows_of_another_length_than_the_encoder_s_are_not_stored_and_the_image_given_up(
+    worker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preview = encode_preview(np.zeros((40, 60, 3), np.uint8))
+    with database.role("web"):
+        make_encoder(dimensions=3)
+        image = make_image(make_collection(), state=State.DEIDENTIFIED, preview=preview)
+    monkeypatch.setattr(stages, "encoder_of", lambda _version: load(CLASSIC))
+    with access.processing(image.collection_id):
+        outbox.add(image, Stage.ENCODE)
+
+    for _ in range(outbox.MAX_ATTEMPTS + 1):
+        Work.objects.update(lease_until=None)
+        run(Stage.ENCODE)
+
+    assert (fresh(image).state, fresh(image).reason) == (State.QUARANTINED, Reason.THREE_STRIKES)
+    with access.processing(image.collection_id):
+        assert not Embedding.objects.filter(collection_id=image.collection_id).exists()
+
+
 def test_imports_are_covered_as_the_deidentify_command_covers() -> None:
     stored, told = PrivacyProfile(), Profile("any")
 
