@@ -218,6 +218,15 @@ def test_an_unknown_name_is_one_line(
     assert "\n" not in str(refused.value)
 
 
+def test_an_example_that_cannot_be_used_is_refused_in_the_sentence_of_the_page(
+    reader: User, folder: Path
+) -> None:
+    with pytest.raises(CommandError) as refused:
+        search(image=[folder / "dot.png"])
+
+    assert str(refused.value) == "The example image cannot be used: too small."
+
+
 def test_the_log_holds_after_all_this(reader: User) -> None:
     assert run("audit", "verify")["holds"]
 

@@ -13,7 +13,9 @@ from rich.table import Table
 
 from appliance.embedded import supervisor
 from appliance.management.console import find_collection, find_purpose, find_user, services
+from appliance.web import refused
 from retrieval import queue
+from retrieval.errors import CloisterError
 from retrieval.index import Filter, Metric
 from retrieval.models.image import Region
 from retrieval.query import Fusion, Group, LookIn, Part, Query
@@ -23,6 +25,7 @@ MAX_EXAMPLE_BYTES = 20 * 1024 * 1024
 COLD_START_TIMEOUT_S = 180.0
 UUID_CHARS = 36
 DATES = ("taken_from", "taken_until", "received_from", "received_until")
+NAMES_AN_IMAGE = ("like", "not_like", "liked", "disliked")
 CROP_HELP = "Search by this part of the --image or --like, in pixels of the upright image."
 TAG_HELP = "It bears all of them, set by people or by the encoder; --peoples-tag: by people."
 METRIC_HELP = ", ".join(metric.name.lower() for metric in Metric)
@@ -76,12 +79,19 @@ class Command(BaseCommand):
             names = options["collection"]
             within = names and [find_collection(name).pk for name in names]
             queue.wait_for_query_worker(COLD_START_TIMEOUT_S)
-            answer = search(
-                replace(question, collections=within),
-                actor=actor,
-                purpose=purpose,
-                limit=options["limit"],
-            )
+            try:
+                answer = search(
+                    replace(question, collections=within),
+                    actor=actor,
+                    purpose=purpose,
+                    limit=options["limit"],
+                )
+            except (CloisterError, ValueError) as error:
+                names_an_image = any(options[name] for name in NAMES_AN_IMAGE)
+                known = refused.why(error, names_an_image=names_an_image)
+                if known is None:
+                    raise
+                raise CommandError(known[0]) from error
         if options["json"]:
             self.stdout.write(json.dumps(as_document(answer)))
         else:

@@ -11,37 +11,18 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
-from appliance.web import ticket
+from appliance.web import refused, ticket
 from appliance.web.forms import SearchForm
 from appliance.web.purpose import actor_of, of_session
 from appliance.web.views.errors import TRY_AGAIN
 from retrieval import access
-from retrieval.errors import (
-    AccessDenied,
-    CloisterError,
-    EncoderUnavailable,
-    NeedsReview,
-    NoTextTower,
-    Rejected,
-    SearchTooSlow,
-)
+from retrieval.errors import CloisterError
 from retrieval.models.grant import Capability
 from retrieval.search import Answer, Hit, near_duplicates, search
 
 RESULTS = 40
 
-REFUSALS: Final[dict[type[Exception], tuple[str, int]]] = {
-    AccessDenied: ("There is nothing you may search for this purpose.", 403),
-    Rejected: ("The example image cannot be used: {reason}.", 422),
-    NeedsReview: ("The example image could not be de-identified: {reason}.", 422),
-    NoTextTower: ("The encoder in use reads images only: search with an image.", 422),
-    EncoderUnavailable: ("No encoder answers right now. Please try again.", 503),
-    SearchTooSlow: ("The search took too long: tick fewer collections, or narrow it down.", 503),
-    ValueError: ("What is wanted and what is not wanted cancel each other out.", 400),
-}
-"""One sentence for each reason why there is no answer, and the status it goes out with."""
 NAMES_AN_IMAGE: Final = ("like", "copies", "liked", "disliked")
-GONE: Final = "An image you search by is no longer there, or not for this purpose."
 
 
 @dataclass(frozen=True)
@@ -121,15 +102,8 @@ def _answer(request: HttpRequest, form: SearchForm) -> tuple[Answer | None, str,
         else:
             answer = search(query, actor=actor, purpose=purpose, limit=RESULTS)
     except (CloisterError, ValueError) as error:
-        if isinstance(error, AccessDenied) and any(asked[name] for name in NAMES_AN_IMAGE):
-            return None, GONE, 403
-        for refusal, (problem, status) in REFUSALS.items():
-            if isinstance(error, refusal):
-                return None, problem.format(reason=_in_words(error)), status
-        raise
+        known = refused.why(error, names_an_image=any(asked[name] for name in NAMES_AN_IMAGE))
+        if known is None:
+            raise
+        return None, *known
     return answer, "", 200
-
-
-def _in_words(error: Exception) -> str:
-    reason = error.reason if isinstance(error, (Rejected, NeedsReview)) else ""
-    return reason.replace("_", " ")
