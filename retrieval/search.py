@@ -1,7 +1,7 @@
 """The way of a query: authorise, encode, find the nearest, record, answer."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
 from types import MappingProxyType
@@ -93,6 +93,16 @@ class Ask:
     weight: float
     encoder: EncoderVersion
     within: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """`best`: images with their scores, best first. `by_report`: those of them that were found by
+    their reports. `by_looks`: how pictures rank by the first vector of theirs."""
+
+    best: list[Scored]
+    by_report: set[UUID]
+    by_looks: list[index.Neighbour]
 
 
 def search(query: Query, *, actor: User, purpose: Purpose, limit: int = 20) -> Answer:
@@ -211,22 +221,24 @@ def _nearest(query: Query, limit: int, reader: Reader, encoder: EncoderVersion) 
     for ask in asks:
         probes.watch(ask.vector, actor=reader.actor, purpose=reader.purpose)
     is_words = not query.liked and all(part.words for part in query.all_parts())
-    tells_confidence = (
-        len(asks) == 1 and asks[0].encoder == encoder and query.metric is not Metric.MANHATTAN
-    )
+    by_looks = [ask.vector for ask in asks if ask.encoder == encoder]
+    tells_confidence = len(by_looks) == 1 and query.metric is not Metric.MANHATTAN
     other_words = confidence.other_words(encoder.name) if is_words and tells_confidence else ()
     within = reader.within
     with index.deadline(), access.reading_as(reader.actor, reader.purpose):
-        neighbours, images, by_report = _candidates(query, asks, limit)
+        ranked, images = _candidates(query, asks, limit)
+        neighbours = ranked.best
+        looks_nearest = next((n.image_id for n in ranked.by_looks if n.image_id in images), None)
+        # Of a report it cannot be told: the nearest may be another than by its looks.
         confident = (
             confidence.stands_out(
                 neighbours[0][0],
-                asks[0].vector,
+                by_looks[0],
                 other_words,
                 within=within,
                 encoder=encoder,
             )
-            if neighbours and tells_confidence
+            if tells_confidence and neighbours and neighbours[0][0].image_id == looks_nearest
             else None
         )
         if query.diversity:
@@ -235,7 +247,7 @@ def _nearest(query: Query, limit: int, reader: Reader, encoder: EncoderVersion) 
     found = neighbours[:limit]
     scored = [(n.image_id, score) for n, score in found]
     boxes = {n.image_id: n.box for n, _ in found}
-    return _hits(scored, images, reader, boxes=boxes, by_report=by_report), confident
+    return _hits(scored, images, reader, boxes=boxes, by_report=ranked.by_report), confident
 
 
 def _asks(
@@ -376,45 +388,52 @@ def _query_vectors(
     ]
 
 
-def _candidates(
-    query: Query, asks: Sequence[Ask], limit: int
-) -> tuple[list[Scored], dict[UUID, Image], set[UUID]]:
-    """The best images with their scores, one of each group where it is asked for groups; and which
-    of them were found by their reports."""
+def _candidates(query: Query, asks: Sequence[Ask], limit: int) -> tuple[Ranked, dict[UUID, Image]]:
+    """The best images, one of each group where it is asked for groups."""
     if not asks:
-        return [], {}, set()
+        return Ranked([], set(), []), {}
     chooses = query.diversity or query.group or len(asks) > 1
     pool = limit * POOL if chooses else limit
     while True:
-        ranked, by_report = _ranked(query, asks, pool)
-        images = _indexed(n.image_id for n, _ in ranked)
-        ranked_images = [(n, score) for n, score in ranked if n.image_id in images]
+        ranked = _ranked(query, asks, pool)
+        images = _indexed(n.image_id for n, _ in ranked.best)
+        ranked_images = [(n, score) for n, score in ranked.best if n.image_id in images]
         kept = ranked_images
         if query.group:
             kept = one_of_each(ranked_images, images, query.group, most=limit * POOL)
-        if len(kept) >= limit or len(ranked) < pool or pool >= MAX_POOL or not query.group:
-            return kept, images, by_report
+        if len(kept) >= limit or len(ranked.best) < pool or pool >= MAX_POOL or not query.group:
+            return replace(ranked, best=kept), images
         pool = min(pool * POOL, MAX_POOL)
 
 
-def _ranked(query: Query, asks: Sequence[Ask], pool: int) -> tuple[list[Scored], set[UUID]]:
-    rankings = [_ranking(query, ask, pool) for ask in asks]
+def _ranked(query: Query, asks: Sequence[Ask], pool: int) -> Ranked:
+    """By the only ranking, or by all of them fused. Beside pictures, reports of which none says
+    what is asked for are no ranking: the answer is as if there were none."""
+    rankings = [
+        (ask, ranking)
+        for ask in asks
+        if (ranking := _ranking(query, ask, pool)) or not _is_beside_pictures(query, ask)
+    ]
     # By which image is found, with its rank there: of its picture or, where higher, of its report.
     found: dict[UUID, tuple[int, index.Neighbour, Ask]] = {}
-    for ask, ranking in zip(asks, rankings, strict=True):
+    for ask, ranking in rankings:
         for rank, neighbour in enumerate(ranking):
             before = found.get(neighbour.image_id)
             if before is None or (rank < before[0] and ask.encoder != before[2].encoder):
                 found[neighbour.image_id] = (rank, neighbour, ask)
     by_report = {i for i, (_, _, ask) in found.items() if ask.encoder.reads == Reads.REPORTS}
-    if len(asks) == 1:
-        (ask,), (ranking,) = asks, rankings
-        dimensions = ask.encoder.dimensions
-        return [(n, score_of(n.distance, query.metric, dimensions)) for n in ranking], by_report
-    ids = [[n.image_id for n in ranking] for ranking in rankings]
-    weights = [ask.weight for ask in asks]
-    fused = fusion.fuse_ranks(list(zip(ids, weights, strict=True)))
-    return [(found[image_id][1], score) for image_id, score in fused], by_report
+    first, nearest = rankings[0]
+    if len(rankings) == 1:
+        dimensions = first.encoder.dimensions
+        best = [(n, score_of(n.distance, query.metric, dimensions)) for n in nearest]
+    else:
+        ids = [([n.image_id for n in ranking], ask.weight) for ask, ranking in rankings]
+        best = [(found[image_id][1], score) for image_id, score in fusion.fuse_ranks(ids)]
+    return Ranked(best, by_report, [] if first.encoder.reads == Reads.REPORTS else nearest)
+
+
+def _is_beside_pictures(query: Query, ask: Ask) -> bool:
+    return ask.encoder.reads == Reads.REPORTS and query.look_in is not LookIn.REPORTS
 
 
 def _ranking(query: Query, ask: Ask, pool: int) -> list[index.Neighbour]:
@@ -427,7 +446,7 @@ def _ranking(query: Query, ask: Ask, pool: int) -> list[index.Neighbour]:
         metric=query.metric,
         where=query.where,
     )
-    if query.look_in is LookIn.REPORTS or ask.encoder.reads != Reads.REPORTS:
+    if not _is_beside_pictures(query, ask):
         return ranking
     least, dimensions = LEAST_SAID, ask.encoder.dimensions
     return [n for n in ranking if score_of(n.distance, query.metric, dimensions) >= least]

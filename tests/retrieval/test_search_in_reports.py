@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -163,14 +165,25 @@ def test_filters_and_groups_hold_for_what_a_report_finds(mine: Collection, reade
     assert len(ask(reader, group=Group.STUDY).hits) == 2
 
 
-def test_whether_a_report_is_a_confident_match_is_not_told(mine: Collection, reader: User) -> None:
-    for n in range(40):
-        image = make_image(mine, [1, n, 0])
-    report_on(image, [1, 0])
+def test_a_match_is_told_confident_where_it_looks_nearest_whatever_reports_say(
+    mine: Collection, reader: User
+) -> None:
+    looks_it, *others = (make_image(mine, [1, n, 0]) for n in range(40))
+    pictures_alone = ask(reader)
+    assert pictures_alone.confident is not None
 
+    report_on(others[0], [0.2, 1])
+    assert ask(reader) == replace(pictures_alone, audit_number=ANY)
+
+    report_on(looks_it, [1, 0])
+    assert found(ask(reader))[0] == (looks_it.pk, "picture")
+    assert ask(reader).confident is pictures_alone.confident
+
+    report_on(looks_it, [0.2, 1])
+    report_on(others[0], [1, 0])
+    assert found(ask(reader))[0] == (others[0].pk, "report")
     assert ask(reader).confident is None
     assert ask(reader, look_in=LookIn.REPORTS).confident is None
-    assert ask(reader, look_in=LookIn.PICTURES).confident is not None
 
 
 def test_only_words_are_looked_for_in_reports(mine: Collection, reader: User) -> None:
