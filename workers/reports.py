@@ -16,6 +16,19 @@ from workers.encode.encoder import Vectors
 from workers.stages import encoder_of
 
 
+def forget_earlier(work_id: int) -> None:
+    """Where a new text is due, drop what an earlier one is found by: whatever becomes of the new
+    one, nobody finds the picture by words that were taken back."""
+    work = Work.objects.filter(pk=work_id).first()
+    if work is None:
+        return
+    with access.processing(work.collection_id):
+        # Locked, as where vectors are written: those of the new text stay.
+        image = Image.objects.select_for_update(no_key=True).get(pk=work.image_id)
+        if Report.objects.filter(image=image, rules_digest="").update(passages=0):
+            index.forget_report(image)
+
+
 def read(work: Work) -> None:
     """Clean an indexed image's report and give it a vector for each passage and encoder.
 

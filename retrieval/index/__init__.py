@@ -36,6 +36,7 @@ from retrieval.index.route import FULL_EF_SEARCH, Path, Route, ef_search_of
 from retrieval.index.scan import Neighbour
 from retrieval.index.tagging import set_tag_thresholds
 from retrieval.index.vectors import (
+    forget_report,
     sample_vectors,
     store,
     store_all,
@@ -58,6 +59,7 @@ __all__ = [
     "deadline",
     "ef_search_of",
     "encoder_named",
+    "forget_report",
     "hold_live",
     "live_encoder",
     "live_report_encoder",

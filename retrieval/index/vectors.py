@@ -15,7 +15,7 @@ from psycopg.pq import Format
 from retrieval.errors import ModelRefused, NotDeidentified
 from retrieval.index.asked import literals
 from retrieval.index.tagging import tag_by_vectors
-from retrieval.models import Embedding, EncoderVersion, Image, State
+from retrieval.models import Embedding, EncoderVersion, Image, Reads, State
 from retrieval.models.image import Region
 
 WHOLE_IMAGE = 0
@@ -77,6 +77,14 @@ def store_report(image: Image, vectors: np.ndarray, *, encoder: EncoderVersion) 
         image_id=image.pk,
         encoder_id=encoder.pk,
         region__gte=len(vectors),
+    ).delete()
+
+
+def forget_report(image: Image) -> None:
+    """Drop the vectors of an image's report, of all encoders, inside `access.processing`."""
+    readers = EncoderVersion.objects.filter(reads=Reads.REPORTS).values_list("pk", flat=True)
+    Embedding.objects.filter(
+        collection_id=image.collection_id, image_id=image.pk, encoder_id__in=list(readers)
     ).delete()
 
 

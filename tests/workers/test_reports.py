@@ -113,6 +113,26 @@ def test_the_last_sentence_of_a_long_report_is_found_too(image: Image, encoder: 
     assert int(np.argmax(rows @ asked)) == len(rows) - 1
 
 
+def test_what_an_earlier_report_said_is_not_found_though_the_new_one_cannot_be_read(
+    image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach(image, "a fracture of the wrist")
+    run()
+    with database.role("worker"), access.processing(image.collection_id):
+        outbox.add_anew(image, Stage.REPORT)
+    monkeypatch.setattr(tasks, "_run", lambda *_: None)
+    run()
+    assert len(vectors(image)) == 1
+
+    attach(image, "no fracture")
+    run()
+
+    assert len(vectors(image)) == 0
+    with database.role("worker"), access.processing(image.collection_id):
+        reader = EncoderVersion.objects.get(reads=Reads.REPORTS)
+        assert not index.without_vector(reader, image.collection_id).exists()
+
+
 def test_a_shorter_report_takes_the_place_of_all_of_a_longer_one(image: Image) -> None:
     attach(image, "The heart is of normal size. " * 60)
     run()
