@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import safetensors.torch
 import skimage
@@ -12,15 +13,17 @@ import torch
 from PIL import Image
 
 from retrieval.errors import ModelRefused
-from workers.encode import registry
+from workers.encode import calibration, registry
 from workers.encode.encoder import Encoder, Pixels, encode_all
 from workers.encode.precision import (
     CONFIG_FILE,
     IMAGES_FILE,
     Config,
     Precision,
+    _not_of_convolutions,
     digest_of,
     fastest_here,
+    require_near,
     write,
 )
 
@@ -36,11 +39,14 @@ def images() -> list[Pixels]:
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny transformer with random weights."""
-    folder = tmp_path_factory.mktemp("backbone")
-    torch.manual_seed(0)
-    model = timm.create_model("test_vit", pretrained=False)
+    return random_model(tmp_path_factory.mktemp("backbone"), "test_vit")
+
+
+def random_model(folder: Path, architecture: str, *, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    model = timm.create_model(architecture, pretrained=False)
     safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
-    config = {"architecture": "test_vit", "license": "none: random weights"}
+    config = {"architecture": architecture, "license": "none: random weights"}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -70,10 +76,12 @@ def test_bf16_is_within_a_thousandth_of_float32(tmp_path: Path, images: list[Pix
 
     cheaper, _ = made(base, "", tmp_path / "bf16", Precision.BF16)
 
-    assert cosines(base, cheaper, images).min() >= 0.999
+    before = encode_all(base, images[:1])
+    # One picture: where the machine has no instructions for it, each takes seconds.
+    assert cosines(base, cheaper, images[:1]).min() >= 0.999
     assert cheaper.digest != base.digest
     # The first is in use beside it, and computes as before.
-    assert np.array_equal(encode_all(base, images), encode_all(base, images))
+    assert np.array_equal(encode_all(base, images[:1]), before)
     network = getattr(base, "image_network", None)
     assert isinstance(network, torch.nn.Module)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
@@ -105,6 +113,16 @@ def test_an_altered_network_is_refused(
 
     with pytest.raises(ModelRefused, match="digest"):
         registry.load("altered", source=str(tmp_path))
+
+
+def test_int8_that_is_another_network_than_it_should_be_is_refused(
+    int8: tuple[Encoder, Encoder, Config, Path], tmp_path: Path
+) -> None:
+    _, _, _, folder = int8
+    other = registry.load("other", source=str(random_model(tmp_path, "test_vit", seed=1)))
+
+    with pytest.raises(ModelRefused, match="too far"):
+        require_near((folder / IMAGES_FILE).read_bytes(), other)
 
 
 def test_a_base_that_was_altered_since_is_refused(
@@ -157,9 +175,35 @@ def test_bf16_is_chosen_where_the_machine_has_instructions_for_it(
     assert fastest_here(torch.device("cuda")) is Precision.BF16
 
 
-def test_a_network_of_convolutions_gets_no_int8(tmp_path: Path) -> None:
-    embedded = registry.load(registry.EMBEDDED)
+def test_convolutions_in_int8_are_near_float32_with_ranges_from_no_collection_s_pictures(
+    tmp_path: Path, images: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "PARTS_EACH", 1)
+    folder = random_model(tmp_path, "test_resnet")
+    base = registry.load("convolutions", source=str(folder))
 
-    with pytest.raises(ModelRefused, match="convolutions"):
-        write(tmp_path / "made", embedded, base_source="", precision=Precision.INT8)
-    assert not (tmp_path / "made").exists()
+    cheaper, _ = made(base, str(folder), tmp_path / "int8", Precision.INT8)
+
+    assert cosines(base, cheaper, images).min() > 0.99
+    network = onnx.load(tmp_path / "int8" / IMAGES_FILE).graph
+    source = {name: node.op_type for node in network.node for name in node.output}
+    read = [source[node.input[0]] for node in network.node if node.op_type == "Conv"]
+    assert set(read) == {"DequantizeLinear"}
+
+
+def test_what_comes_after_the_last_convolution_stays_float32(tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node(operator, inputs, [name], name)
+        for name, operator, inputs in (
+            ("centred", "Add", ["batch", "batch"]),
+            ("seen", "Conv", ["centred", "weight"]),
+            ("active", "Relu", ["seen"]),
+            ("residual", "Add", ["active", "centred"]),
+            ("pooled", "GlobalAveragePool", ["residual"]),
+            ("vector", "Add", ["pooled", "pooled"]),
+        )
+    ]
+    graph = onnx.helper.make_graph(nodes, "network", [], [])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "network.onnx")
+
+    assert _not_of_convolutions(tmp_path / "network.onnx") == ["centred", "pooled", "vector"]

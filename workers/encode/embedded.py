@@ -70,12 +70,16 @@ class _ImageNetwork(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """batch: (N, 3, 224, 224) uint8. Returns unit (N, DIMENSIONS)."""
-        return self.embedded(self.tower.grid, batch)
+        # In one go, so that an exported network has its operators once.
+        both = self.tower.grid(torch.cat([batch, batch.flip(3)]))
+        return self._joined(both[: batch.shape[0]], both[batch.shape[0] :])
 
     def embedded(
         self, grid: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor
     ) -> torch.Tensor:
         """As `forward`; grid: the tower's, whoever computes it."""
-        plain, mirrored = grid(batch), grid(batch.flip(3))
+        return self._joined(grid(batch), grid(batch.flip(3)))
+
+    def _joined(self, plain: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
         classes = (self.tower.classes(plain) + self.tower.classes(mirrored)) / 2
         return self.space.images(plain, mirrored, classes)
