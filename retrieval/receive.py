@@ -345,7 +345,9 @@ def _archive(path: Path, name: str) -> Iterator[Candidate | Refusal]:
                 yield Refusal(name, reason)
                 return
             by_name = {member.filename: member for member in members}
-            beside = _Beside(by_name, lambda each: _head_of_member(archive, by_name[each]))
+            # By every member: of two with one name nobody can tell which is meant.
+            names = [member.filename for member in members]
+            beside = _Beside(names, lambda each: _head_of_member(archive, by_name[each]))
             for member in members:
                 full_name = f"{name}/{member.filename}"
                 if _leads_out(member):

@@ -39,6 +39,9 @@ def attach(
         known = Report.objects.filter(image=image).first()
         if known is not None and bytes(known.content_key) == content_key:
             return False
+        if known is not None and known.batch_id == batch.pk:
+            # Equal pictures are one: nobody can tell which of their texts is right.
+            raise Rejected(Reason.AMBIGUOUS_REPORT)
         Report.objects.update_or_create(
             image=image,
             defaults={

@@ -9,7 +9,18 @@ import pytest
 
 from retrieval import access, outbox, receive, reports, storage
 from retrieval.errors import AccessDenied, Reason, Rejected
-from retrieval.models import Collection, Image, Purpose, Report, Role, Stage, State, User, Work
+from retrieval.models import (
+    Collection,
+    Image,
+    ImportBatch,
+    Purpose,
+    Report,
+    Role,
+    Stage,
+    State,
+    User,
+    Work,
+)
 from retrieval.receive import Candidate, Refusal
 from retrieval.storage import Form
 from tests import database
@@ -80,6 +91,22 @@ def test_a_text_beside_exactly_one_picture_of_its_name_is_its_report(
     }
 
 
+def test_of_members_with_one_name_in_an_archive_none_is_or_has_a_report(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in ("a.png", "a.txt", "b.png", "b.txt"):
+            archive.writestr(name, PICTURE if name.endswith("png") else b"first")
+        for name, content in (("a.txt", b"second"), ("b.png", PICTURE)):
+            with pytest.warns(UserWarning, match="Duplicate name"):
+                archive.writestr(name, content)
+
+    items = list(receive.walk(tmp_path / "all.zip"))
+
+    assert [i.report for i in items if isinstance(i, Candidate)] == [None] * 3
+    assert [(i.name, i.reason) for i in items if isinstance(i, Refusal)] == [
+        (f"all.zip/{name}", Reason.AMBIGUOUS_REPORT) for name in ("a.txt", "b.txt", "a.txt")
+    ]
+
+
 def test_a_link_out_of_the_folder_is_nobody_s_report(tmp_path: Path) -> None:
     in_a_folder({"a.png": PICTURE}, tmp_path)
     (tmp_path / "a.txt").symlink_to("/etc/passwd")
@@ -98,9 +125,11 @@ def attach(
     name: str = "a.txt",
     actor: User | None = None,
     purpose: Purpose = Purpose.ADMINISTRATION,
+    batch: ImportBatch | None = None,
 ) -> bool:
-    collection = make_collection() if image is None else image.collection
-    batch = receive.start_batch(collection, actor=operator(), purpose=Purpose.ADMINISTRATION)
+    if batch is None:
+        collection = make_collection() if image is None else image.collection
+        batch = receive.start_batch(collection, actor=operator(), purpose=Purpose.ADMINISTRATION)
     text = Candidate(name, lambda: io.BytesIO(content))
     return reports.attach(image, text, batch, actor=actor or operator(), purpose=purpose)
 
@@ -173,6 +202,19 @@ def test_the_same_report_changes_nothing_and_another_takes_its_place() -> None:
             pass
         assert outbox.claim(Work.objects.get().pk) is not None
     assert storage.read(image, Form.REPORT_ORIGINAL) == b"a fracture"
+
+
+def test_equal_pictures_with_different_reports_in_one_import_keep_the_first_alone() -> None:
+    image = make_image(make_collection())
+    batch = receive.start_batch(image.collection, actor=operator(), purpose=Purpose.ADMINISTRATION)
+
+    assert attach(image, b"no fracture", batch=batch)
+    assert not attach(image, b"no fracture", batch=batch)
+    with pytest.raises(Rejected) as refused:
+        attach(image, b"a fracture", batch=batch)
+
+    assert refused.value.reason == Reason.AMBIGUOUS_REPORT
+    assert storage.read(image, Form.REPORT_ORIGINAL) == b"no fracture"
 
 
 @pytest.mark.parametrize("role", [Role.SEARCHER, Role.REVIEWER])
