@@ -177,11 +177,14 @@ def measure_recall(
 ) -> float:
     """Recall@k of the way a search goes, against an exact scan.
 
-    Half of the queries lie near stored vectors, half are foreign to the collection.
+    Half of the queries lie near stored vectors, half are foreign to the collection. 1 where it is
+    empty, or was emptied meanwhile.
     """
     rng = np.random.default_rng()
     with access.processing(collection_id):
         near = index.sample_vectors(collection_id, sample - sample // 2, encoder=encoder)
+        if not len(near):
+            return 1.0
         foreign = rng.normal(size=(sample // 2, encoder.dimensions)) + 0.5 * near.mean(axis=0)
         scale = 0.3 / np.sqrt(encoder.dimensions)
         queries = np.concatenate([near + scale * rng.normal(size=near.shape), foreign])
@@ -201,7 +204,8 @@ def measure_recall(
                 Route(Path.EXACT),
             )
         )
-    return float(np.mean([len(a & b) / len(b) for a, b in zip(found, wanted, strict=True)]))
+    shares = [len(a & b) / len(b) for a, b in zip(found, wanted, strict=True) if b]
+    return float(np.mean(shares)) if shares else 1.0
 
 
 def empty_partition(collection_id: int) -> None:

@@ -154,6 +154,18 @@ def test_one_collection_that_cannot_be_checked_holds_up_no_other(
     assert (other.pk, live.pk) in cared.built
 
 
+def test_recall_of_what_is_emptied_while_it_is_measured_is_no_error(
+    live: EncoderVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty, emptied = make_collection(), make_collection()
+    make_images(emptied, [[1.0] * 8])
+    monkeypatch.setattr(index, "nearest", lambda *_args, **_more: [])
+
+    with database.role("worker"):
+        assert upkeep.measure_recall(empty.pk, live) == 1.0
+        assert upkeep.measure_recall(emptied.pk, live) == 1.0
+
+
 def test_an_index_whose_vectors_are_all_gone_is_left_alone(
     collection: Collection,
     live: EncoderVersion,
