@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from math import sqrt
 from types import MappingProxyType
 from typing import Final, Literal
@@ -85,6 +85,17 @@ class Reader:
         return [collection.pk for collection in self.permitted if collection.has_reports]
 
 
+class Live:
+    """The encoders that one search keeps to; that of reports from when it is first needed."""
+
+    def __init__(self) -> None:
+        self.pictures = index.live_encoder()
+
+    @cached_property
+    def reports(self) -> EncoderVersion | None:
+        return index.live_report_encoder()
+
+
 @dataclass(frozen=True)
 class Ask:
     """One ranking: rows of `encoder` in the collections `within`, by `vector`."""
@@ -126,7 +137,7 @@ def near_duplicates(image_id: UUID, *, actor: User, purpose: Purpose, limit: int
 
 
 def _recorded(
-    find: Callable[[Reader, EncoderVersion], Found],
+    find: Callable[[Reader, Live], Found],
     actor: User,
     purpose: Purpose,
     query: Query,
@@ -149,7 +160,7 @@ def _recorded(
     reader = Reader(actor, purpose, permitted)
     told |= {"looked_in": _looked_in(query, reader)}
     try:
-        hits, confident = _by_live_encoder(partial(find, reader))
+        hits, confident = _by_live_encoders(partial(find, reader))
     except Exception as error:
         failure = type(error).__name__
         audit.record(Kind.SEARCH_FAILED, actor=actor, purpose=purpose, error=failure, **told)
@@ -175,20 +186,20 @@ def _recorded(
     return Answer(hits, number, confident)
 
 
-def _by_live_encoder(find: Callable[[EncoderVersion], Found]) -> Found:
-    """What `find` finds in the live encoder's space; asked once more where that was switched.
+def _by_live_encoders(find: Callable[[Live], Found]) -> Found:
+    """What `find` finds in the live encoders' spaces; asked once more where one was switched.
 
-    One search keeps to one space: to that of the encoder it began with, which holds as long as
-    that is not retired.
+    One search keeps to its spaces: to those of the encoders it began with, which holds as long as
+    these are not retired.
     """
-    encoder = index.live_encoder()
+    live = Live()
     try:
-        return find(encoder)
+        return find(live)
     except EncoderUnavailable:
-        live = index.live_encoder()
-        if live == encoder:
+        now = Live()
+        if (now.pictures, now.reports) == (live.pictures, live.reports):
             raise
-    return find(live)
+    return find(now)
 
 
 def _what_the_log_tells(query: Query) -> dict[str, audit.type_of_detail]:
@@ -211,13 +222,14 @@ def _looked_in(query: Query, reader: Reader) -> list[str]:
     return [*(["pictures"] if in_pictures else []), *(["reports"] if in_reports else [])]
 
 
-def _nearest(query: Query, limit: int, reader: Reader, encoder: EncoderVersion) -> Found:
+def _nearest(query: Query, limit: int, reader: Reader, live: Live) -> Found:
+    encoder = live.pictures
     stored: dict[UUID, Image] = {}
     known: dict[UUID, np.ndarray] = {}
     if query.stored():
         with index.deadline(), access.reading_as(reader.actor, reader.purpose):
             stored, known = _stored(query.stored(), reader.within, encoder)
-    asks = _asks(query, stored, known, reader, encoder)
+    asks = _asks(query, stored, known, reader, live)
     for ask in asks:
         probes.watch(ask.vector, actor=reader.actor, purpose=reader.purpose)
     is_words = not query.liked and all(part.words for part in query.all_parts())
@@ -255,17 +267,18 @@ def _asks(
     stored: dict[UUID, Image],
     known: dict[UUID, np.ndarray],
     reader: Reader,
-    encoder: EncoderVersion,
+    live: Live,
 ) -> list[Ask]:
-    """What is ranked by: pictures in `encoder`'s space, reports in that of theirs."""
+    """What is ranked by: pictures in the space of their encoder, reports in that of theirs."""
     asks = []
+    encoder = live.pictures
     looked_in = _looked_in(query, reader)
     if "pictures" in looked_in:
         encoded = _encode(query, stored, known, reader.actor, encoder)
         vectors = _query_vectors(query, encoded, known)
         asks += [Ask(vector, weight, encoder, reader.within) for vector, weight in vectors]
     words = query.of_words()
-    if "reports" in looked_in and words and (reports := index.live_report_encoder()):
+    if "reports" in looked_in and words and (reports := live.reports):
         vectors = _query_vectors(words, _encode(words, {}, {}, reader.actor, reports), {})
         asks += [Ask(vector, weight, reports, reader.within_reports) for vector, weight in vectors]
     return asks
@@ -437,19 +450,19 @@ def _is_beside_pictures(query: Query, ask: Ask) -> bool:
 
 
 def _ranking(query: Query, ask: Ask, pool: int) -> list[index.Neighbour]:
-    """The nearest; beside pictures, only reports that say what is asked for."""
+    """The nearest; beside pictures, only reports that say what is asked for, by cosine always."""
+    is_beside = _is_beside_pictures(query, ask)
     ranking = index.nearest(
         ask.vector,
         within=ask.within,
         encoder=ask.encoder,
         limit=pool,
-        metric=query.metric,
+        metric=Metric.COSINE if is_beside else query.metric,
         where=query.where,
     )
-    if not _is_beside_pictures(query, ask):
+    if not is_beside:
         return ranking
-    least, dimensions = LEAST_SAID, ask.encoder.dimensions
-    return [n for n in ranking if score_of(n.distance, query.metric, dimensions) >= least]
+    return [n for n in ranking if 1.0 - n.distance >= LEAST_SAID]
 
 
 def score_of(distance: float, metric: Metric, dimensions: int) -> float:
@@ -490,13 +503,13 @@ def _diversified(
     return [known[place] for place in places]
 
 
-def _alike(image_id: UUID, limit: int, reader: Reader, encoder: EncoderVersion) -> Found:
+def _alike(image_id: UUID, limit: int, reader: Reader, live: Live) -> Found:
     """The hash outlives scaling and compression; the vector changes of colour and cut as well.
 
     Every permitted hash is read: an index over the hashes of all collections would answer sooner
     or later by what is hidden.
     """
-    within = reader.within
+    within, encoder = reader.within, live.pictures
     shown = Image.objects.filter(collection__in=within, state=State.INDEXED)
     with index.deadline(), access.reading_as(reader.actor, reader.purpose):
         stored, known = _stored({image_id}, within, encoder)

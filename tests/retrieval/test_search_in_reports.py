@@ -102,7 +102,9 @@ def test_a_report_beside_the_point_lifts_no_picture(mine: Collection, reader: Us
     looks_it, looks_else = (make_image(mine, vector) for vector in ([1, 0, 0], [0.5, 1, 0]))
     report_on(looks_else, [0.2, 1])
 
-    assert found(ask(reader)) == [(looks_it.pk, "picture"), (looks_else.pk, "picture")]
+    for metric in index.Metric:
+        alone = [(looks_it.pk, "picture"), (looks_else.pk, "picture")]
+        assert found(ask(reader, metric=metric)) == alone
     assert found(ask(reader, look_in=LookIn.REPORTS)) == [(looks_else.pk, "report")]
 
 
@@ -201,6 +203,33 @@ def test_only_words_are_looked_for_in_reports(mine: Collection, reader: User) ->
         ("no", -1.0),
     ]
     assert Query(like=image.pk, without="no").of_words() is None
+
+
+def test_a_search_goes_on_with_the_encoder_of_reports_that_took_another_s_place(
+    mine: Collection, reader: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = make_image(mine, [0, 1, 0])
+    report_on(image, [1, 0])
+    first = index.live_report_encoder()
+    with database.role("worker"):
+        second = index.register_encoder(
+            name="second", digest="1" * 64, dimensions=2, licence="none", reads=Reads.REPORTS
+        )
+        with access.processing(mine.pk):
+            index.store_report(image, np.eye(2, dtype=np.float32)[:1], encoder=second)
+    monkeypatch.setitem(ASKED, "second", ASKED["of-reports"])
+    encode = queue.encode_query
+
+    def switch_meanwhile(parts: Sequence[Any], *, encoder: str, **more: Any) -> queue.QueryVectors:
+        if first is not None and encoder == first.name:
+            with database.role("worker"):
+                index.switch(second)
+                index.retire(first)
+        return encode(parts, encoder=encoder, **more)
+
+    monkeypatch.setattr(queue, "encode_query", switch_meanwhile)
+
+    assert found(ask(reader, look_in=LookIn.REPORTS)) == [(image.pk, "report")]
 
 
 def test_before_any_report_was_read_reports_find_nothing(mine: Collection, reader: User) -> None:
