@@ -19,6 +19,7 @@ FEW_PARTITIONS = 10
 """So many partitions are each searched in full: about 10 ms. More are glanced at first."""
 FULL_EF_SEARCH = 100
 """What a search of one partition looks at, unless its sample showed that it takes more."""
+MOST_ROWS_PER_IMAGE = 10
 SIZES_KEPT_S = 10
 
 
@@ -63,9 +64,13 @@ def route_for(cursor: CursorWrapper, query: Asked, within: Sequence[int]) -> Rou
 
 
 def rows_per_image(cursor: CursorWrapper, within: Sequence[int], encoder: EncoderVersion) -> int:
-    """On the mean of the permitted collection where it is greatest, rounded up; 1 without parts."""
+    """On the mean of the permitted collection where it is greatest, rounded up; 1 without parts.
+
+    At most MOST_ROWS_PER_IMAGE: one collection of long reports makes no search of all others long.
+    """
     sizes = _sizes(cursor, within, encoder)
-    return max([-(-size.rows // size.images) for size in sizes if size.images], default=1)
+    means = [-(-size.rows // size.images) for size in sizes if size.images]
+    return min(max(means, default=1), MOST_ROWS_PER_IMAGE)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Words that are looked for in reports, with an encoder in whose space a test can think."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -186,6 +187,23 @@ def test_a_match_is_told_confident_where_it_looks_nearest_whatever_reports_say(
     assert found(ask(reader))[0] == (others[0].pk, "report")
     assert ask(reader).confident is None
     assert ask(reader, look_in=LookIn.REPORTS).confident is None
+
+
+def test_a_long_report_hides_no_other_and_asks_for_no_more_than_ten_rows_an_image(
+    mine: Collection, reader: User
+) -> None:
+    long, *others = (make_image(mine, [0, 1, 0]) for _ in range(3))
+    report_on(long, *([1, n / 1000] for n in range(60)))
+    for image in others:
+        report_on(image, [1, 1])
+
+    with CaptureQueriesContext(connection) as captured:
+        answer = ask(reader, look_in=LookIn.REPORTS, limit=3)
+
+    assert answer.hits[0].image_id == long.pk
+    assert {hit.image_id for hit in answer.hits} == {long.pk, *(image.pk for image in others)}
+    said = " ".join(message["sql"] for message in captured)
+    assert re.findall(r"LIMIT (\d+)\) AS nearest", said) == ["30", "120"]
 
 
 def test_only_words_are_looked_for_in_reports(mine: Collection, reader: User) -> None:
