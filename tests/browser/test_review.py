@@ -112,8 +112,6 @@ def test_a_box_is_drawn_one_taken_off_and_what_was_left_covered_is_released_by_k
     page.keyboard.press("Enter")
     expect(page.locator("#picture .box.detector")).not_to_have_count(0)
 
-    # The boxes are in the page before the script that hears the keys.
-    page.wait_for_load_state()
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
     page.keyboard.press("Escape")
